@@ -1,0 +1,1 @@
+"""The orchestrated replay behind `make demo`."""
