@@ -1,0 +1,1 @@
+"""Measures of forecasts (skeleton, being filled in)."""
