@@ -1,0 +1,55 @@
+# metercast: everything runs from .venv at the project's root. `make` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest.
+export PYTHON KEEP
+
+.PHONY: help install mosquitto demo test check format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## put Python packages into .venv (needs Python >= 3.11)
+
+# The stamp is newer than the pins when the environment holds what they name. uv does not read pip's own
+# configuration, so where packages come from a mirror that only pip knows, pip does the work.
+$(INSTALLED): requirements/dev.txt
+	@test -x $(BIN)/python || { python=$$(scripts/ensure-python) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV); }
+	@test -x $(BIN)/uv || { echo "Installing uv" && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@echo "Installing packages into $(VENV)"
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+	  || { echo "uv could not; trying pip" && $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt; }
+	@touch $@
+
+mosquitto: ## find a Mosquitto broker, or install it where permitted
+	@scripts/ensure-mosquitto >/dev/null
+
+demo: install mosquitto ## replay real meters through a real broker and watch the loop close (KEEP=1 stays up)
+	@$(BIN)/python -m demo
+
+test: install mosquitto ## run every test, with a real broker, MLflow and Delta
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install ## format, lint, types, import rules, links in the docs
+	@$(BIN)/ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > $(VENV)/.imports 2>&1 || { cat $(VENV)/.imports; exit 1; }
+	@$(BIN)/python scripts/check_links.py
+	@echo "check: clean"
+
+format: install ## let ruff format and mend what it can
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format --quiet .
+
+lock: install ## compile requirements/*.in into pins with hashes (LOCK_ARGS=--upgrade moves them)
+	@scripts/lock $(LOCK_ARGS)
+
+clean: ## remove what runs and checks left behind, not .venv
+	@rm -rf demo-out bench-out build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
