@@ -15,6 +15,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## put Python packages into .venv (needs Python >= 3.11)
+	@:
 
 # The stamp is newer than the pins when the environment holds what they name. uv does not read pip's own
 # configuration, so where packages come from a mirror that only pip knows, pip does the work.
@@ -22,7 +23,8 @@ $(INSTALLED): requirements/dev.txt
 	@test -x $(BIN)/python || { python=$$(scripts/ensure-python) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV); }
 	@test -x $(BIN)/uv || { echo "Installing uv" && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@echo "Installing packages into $(VENV)"
-	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
+	$(BIN)/uv pip install $$quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 	  || { echo "uv could not; trying pip" && $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt; }
 	@touch $@
 
