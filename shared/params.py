@@ -1,0 +1,413 @@
+"""The parameters of both sides: one file, every key with a default and a description, unknown keys refused.
+
+Invariants: what wins is `--set`, then the environment (`METERCAST_` and the key, dots as `_`, upper case), then the
+file, then the default. A value takes its key's type, so `site=001` stays text.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from shared.clock import format_duration, parse_duration
+from shared.errors import ParamsError
+from shared.topics import RESERVED_SITES, is_site_id
+
+ENVIRONMENT_PREFIX: Final = "METERCAST_"
+STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), "1h": timedelta(hours=1)}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{value!r} has no unit; expected something like 30s, 15min, 1h or 14d")
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _step(value: object) -> object:
+    step = _duration(value)
+    if step not in STEPS.values():
+        raise ValueError("expected 15min, 30min or 1h")
+    return step
+
+
+def _path(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, (str, Path)) else value
+
+
+def _with_tilde(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def _site(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text; put it in quotes")
+    if not is_site_id(value):
+        raise ValueError(f"expected 1 to 64 of letters, digits, _ . : - and not {' or '.join(sorted(RESERVED_SITES))}")
+    return value
+
+
+def _zone(value: object) -> object:
+    try:
+        ZoneInfo(str(value))
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"{value!r} is no IANA time zone such as Europe/London") from error
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
+Step = Annotated[timedelta, BeforeValidator(_step), PlainSerializer(format_duration)]
+FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(_with_tilde)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+STATE_HOME: Final = Path("~/.local/state/metercast")
+
+
+class Section(BaseModel):
+    """A group of parameters; refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TlsParams(Section):
+    """TLS to the broker; all empty means plain TCP."""
+
+    ca: str = Field("", description="file of the authority that signed the broker's certificate")
+    cert: str = Field("", description="file of this client's certificate")
+    key: str = Field("", description="file of this client's private key")
+
+
+class MqttParams(Section):
+    """The broker this process connects to."""
+
+    host: str = Field("localhost", description="name or address of the broker", min_length=1)
+    port: Port = Field(1883, description="TCP port of the broker")
+    root: str = Field("metercast", description="first level of every topic", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    username: str = Field("", description="user name; empty for none")
+    password_file: str = Field("", description="file that holds the password; empty for none")
+    tls: TlsParams = TlsParams()
+    receive_maximum: int = Field(
+        4000, ge=1, le=65535, description="unacknowledged QoS 1 messages the broker may send us; at least `edge.batch`"
+    )
+    session_expiry: Duration = Field(
+        timedelta(days=7), description="how long the broker keeps our session and queue while we are away"
+    )
+
+
+class CalendarParams(Section):
+    """Where the meters are, for local hours, weekdays and holidays."""
+
+    zone: Annotated[str, BeforeValidator(_zone)] = Field("UTC", description="IANA time zone of the site")
+    country: str = Field("", description="ISO country code whose holidays count, such as GB; empty for none")
+
+
+class GridParams(Section):
+    """How readings become intervals."""
+
+    step: Step = Field(timedelta(hours=1), description="length of an interval: 15min, 30min or 1h")
+    lateness: Duration = Field(timedelta(hours=6), description="readings up to this old revise their closed interval")
+    grace: Duration = Field(
+        timedelta(minutes=5), description="a silent meter's interval closes this long after its end"
+    )
+    max_ahead: Duration | None = Field(
+        None,
+        description="readings further ahead of now are dead letters; default 1h under clock wall, 400d under event",
+    )
+    max_age: Duration = Field(timedelta(days=400), description="readings older than this are dead letters")
+    hold: Duration = Field(timedelta(hours=1), description="how long a power reading holds when no later one arrives")
+    max_gap: Duration = Field(timedelta(hours=6), description="longest gap of a register that is interpolated")
+
+
+class ForecastParams(Section):
+    """What is forecast."""
+
+    horizon: Duration = Field(timedelta(hours=48), description="how far a forecast reaches")
+    quantiles: tuple[float, ...] = Field(
+        (0.1, 0.5, 0.9), description="quantiles of a forecast, ascending, .5 among them"
+    )
+    retire_after: Duration = Field(timedelta(days=14), description="a meter silent this long has its forecast cleared")
+    min_history: Duration = Field(timedelta(days=3), description="history a meter needs before a model forecasts it")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ForecastParams:
+        levels = self.quantiles
+        if list(levels) != sorted(set(levels)) or 0.5 not in levels or not all(0 < level < 1 for level in levels):
+            raise ValueError("quantiles must ascend inside (0, 1) and hold 0.5")
+        return self
+
+
+class EdgeParams(Section):
+    """The edge node."""
+
+    state_dir: FilePath = Field(STATE_HOME / "edge", description="folder of the edge's state database and models")
+    metrics_host: str = Field("127.0.0.1", description="address Prometheus metrics are served on")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="port Prometheus metrics are served on; 0 serves none")
+    batch: int = Field(1000, ge=1, description="most readings messages committed in one transaction")
+    max_payload_bytes: int = Field(262_144, ge=1024, description="a larger readings payload is a dead letter")
+    max_model_bytes: int = Field(67_108_864, ge=1024, description="a larger model artifact is refused")
+    max_meters: int = Field(100_000, ge=1, description="meters beyond this many are dead letters")
+    publish_shadow: bool = Field(
+        False, description="publish the challenger's forecasts on {site}/shadow/{meter} as well"
+    )
+
+
+class OutboxParams(Section):
+    """The edge's numbered batches that wait for central."""
+
+    max_bytes: int = Field(268_435_456, ge=1_048_576, description="largest size of the outbox on disk")
+
+
+class UplinkParams(Section):
+    """How batches travel to central."""
+
+    window: int = Field(16, ge=1, description="batches that may be unacknowledged at once")
+    resend_after: Duration = Field(
+        timedelta(seconds=20), description="an unacknowledged batch is sent again after this long"
+    )
+
+
+class CentralParams(Section):
+    """The central side."""
+
+    record_uri: str = Field(
+        "", description="path or object-store URI of the record; default: `record` in the work folder"
+    )
+    work_dir: FilePath = Field(STATE_HOME / "central", description="folder of central's own files")
+    mlflow_uri: str = Field(
+        "", description="MLflow tracking URI; default MLFLOW_TRACKING_URI, else SQLite in the work folder"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address Prometheus metrics are served on")
+    metrics_port: int = Field(9465, ge=0, le=65535, description="port Prometheus metrics are served on; 0 serves none")
+
+
+class CriteriaParams(Section):
+    """What a trained model must show before it may serve."""
+
+    holdout: Duration = Field(
+        timedelta(days=5), description="latest stretch of the record that is kept from training and judged on"
+    )
+    max_vs_naive: float = Field(1.0, gt=0, description="highest MASE over that of seasonal naive")
+    max_vs_champion: float = Field(1.0, gt=0, description="highest MASE over that of the running champion")
+    coverage_80: tuple[Share, Share] = Field((0.6, 0.95), description="bounds of the coverage of the 80 % interval")
+
+
+class TrainingParams(Section):
+    """When and how models are trained."""
+
+    scope: Literal["fleet", "site"] = Field("fleet", description="one model from all sites, or one for each site")
+    min_history: Duration = Field(
+        timedelta(days=21), description="history half of the meters need before the first training"
+    )
+    window: Duration = Field(timedelta(days=70), description="how far back training looks")
+    every: Duration = Field(timedelta(days=28), description="a model older than this is trained anew")
+    cooldown: Duration = Field(timedelta(days=3), description="least time between two trainings")
+    trees: int = Field(120, ge=1, description="boosting rounds for each quantile")
+    leaves: int = Field(31, ge=2, description="leaves of a tree")
+    rows: int = Field(100_000, ge=1000, description="most rows in one training")
+    threads: int = Field(1, ge=1, description="threads LightGBM may use")
+    seed: int = Field(1, description="seed of sampling and boosting")
+    criteria: CriteriaParams = CriteriaParams()
+
+
+class DriftParams(Section):
+    """When forecasts are held to have gone wrong."""
+
+    lead: int = Field(24, ge=1, description="the lead in steps whose scores are watched")
+    delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's confidence: chance of a false cut")
+    agreement: Share = Field(0.2, description="share of a site's meters that must drift together")
+    within: Duration = Field(timedelta(days=10), description="how close in time they must drift")
+
+
+class RolloutParams(Section):
+    """How an accepted model reaches the edges."""
+
+    approval: Literal["auto", "manual"] = Field("auto", description="whether an accepted model waits for a person")
+
+
+class KeysParams(Section):
+    """Keys that sign and verify manifests."""
+
+    trusted: tuple[str, ...] = Field((), description="public keys whose manifests an edge accepts")
+    private: str = Field("", description="file of the private key central signs with")
+
+
+class Params(Section):
+    """Everything that can be set; `edge params` prints it as a table."""
+
+    site: Annotated[str, BeforeValidator(_site)] = Field("home", description="id of the site this edge serves")
+    clock: Literal["wall", "event"] = Field(
+        "wall", description="now is the wall clock, or for replays the latest reading"
+    )
+    mqtt: MqttParams = MqttParams()
+    calendar: CalendarParams = CalendarParams()
+    grid: GridParams = GridParams()
+    forecast: ForecastParams = ForecastParams()
+    edge: EdgeParams = EdgeParams()
+    outbox: OutboxParams = OutboxParams()
+    uplink: UplinkParams = UplinkParams()
+    central: CentralParams = CentralParams()
+    training: TrainingParams = TrainingParams()
+    drift: DriftParams = DriftParams()
+    rollout: RolloutParams = RolloutParams()
+    keys: KeysParams = KeysParams()
+
+    @model_validator(mode="after")
+    def _receive_maximum_holds_a_batch(self) -> Params:
+        # Mosquitto counts the window, not us: a window below the batch stops the stream before a batch is full.
+        if self.mqtt.receive_maximum < self.edge.batch:
+            raise ValueError(f"mqtt.receive_maximum {self.mqtt.receive_maximum} is below edge.batch {self.edge.batch}")
+        if self.forecast.horizon % self.grid.step:
+            raise ValueError("forecast.horizon is no multiple of grid.step")
+        return self
+
+    @property
+    def step_s(self) -> int:
+        """Length of an interval in seconds."""
+        return int(self.grid.step.total_seconds())
+
+    @property
+    def horizon_steps(self) -> int:
+        """Leads of a forecast."""
+        return self.forecast.horizon // self.grid.step
+
+    @property
+    def max_ahead(self) -> timedelta:
+        """How far ahead of now a reading may be."""
+        if self.grid.max_ahead is not None:
+            return self.grid.max_ahead
+        return timedelta(hours=1) if self.clock == "wall" else timedelta(days=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One parameter: its dotted name, what it is for, its default and its type."""
+
+    name: str
+    description: str
+    default: object
+    type: object
+
+
+def keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
+    """Every parameter, in the order of the file."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from keys(annotation, f"{prefix}{name}.")
+        else:
+            default = section().model_dump(mode="json", include={name}).get(name)
+            yield Key(prefix + name, field.description or "", default, annotation)
+
+
+def load(
+    path: Path | None = None, *, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Params:
+    """Read the parameters of `path` (None: `params.yaml` here, if there is one), environment and `--set` pairs.
+
+    Raises ParamsError with one line that names the file, variable or option, the key and what was expected.
+    """
+    source = path if path is not None else Path("params.yaml")
+    given = _read_file(source, required=path is not None)
+    _check(given, f"{source}")
+    known = {key.name: key for key in keys()}
+    for variable, value in (environment or {}).items():
+        name = _key_of_variable(variable, known)
+        if name is not None:
+            _put(given, name, _typed(known[name], value))
+            _check(given, variable)
+    for pair in overrides:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ParamsError(f"--set {pair}: expected key=value")
+        if name not in known:
+            raise ParamsError(f"--set {pair}: unknown key {name!r}{_nearest(name, known)}")
+        _put(given, name, _typed(known[name], value))
+        _check(given, "--set")
+    return Params.model_validate(given)
+
+
+def as_markdown() -> str:
+    """The schema as a Markdown table, one row per key."""
+    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in keys()]
+    return "\n".join(["| key | default | what it is |", "|---|---|---|", *rows])
+
+
+def _shown(default: object) -> str:
+    return f"`{yaml.safe_dump(default, default_flow_style=True).removesuffix(chr(10)).removesuffix('...').strip()}`"
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if required:
+            raise ParamsError(f"{path}: no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected keys and values at the top")
+    return content
+
+
+def _check(given: Mapping[str, Any], source: str) -> None:
+    try:
+        Params.model_validate(given)
+    except ValidationError as error:
+        raise ParamsError(f"{source}: {_first_line(error)}") from error
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {name!r}{_nearest(name, {key.name: key for key in keys()})}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def _nearest(name: str, known: Mapping[str, Key]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _key_of_variable(variable: str, known: Mapping[str, Key]) -> str | None:
+    if not variable.startswith(ENVIRONMENT_PREFIX):
+        return None
+    wanted = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+    return next((name for name in known if name.replace(".", "_") == wanted), None)
+
+
+def _typed(key: Key, text: str) -> object:
+    """The value `text` stands for under `key`: text for text, YAML for lists, else what pydantic reads from text."""
+    options = get_args(key.type) if get_origin(key.type) in (Union, types.UnionType) else (key.type,)
+    if any(get_origin(option) is tuple for option in options):
+        value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        return value if isinstance(value, list) else text
+    return None if text in ("", "null") and types.NoneType in options else text
+
+
+def _put(given: dict[str, Any], name: str, value: object) -> None:
+    *sections, leaf = name.split(".")
+    for section in sections:
+        inner = given.setdefault(section, {})
+        if inner is None:
+            given[section] = inner = {}
+        given = inner
+    given[leaf] = value
