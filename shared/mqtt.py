@@ -2,7 +2,7 @@
 
 Invariants: filters are subscribed on every connect; a message is acknowledged only by `acknowledge`, and only on the
 connection it came on (after a reconnect the broker sends it again); what waits in the inbox is bounded, because the
-broker never sends more than ReceiveMaximum unacknowledged QoS 1 messages and QoS 0 beyond the bound is dropped and counted.
+broker never sends more than ReceiveMaximum unacknowledged QoS 1 messages, and QoS 0 beyond it is dropped and counted.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Connection:
 
     def start(self, timeout_s: float = 30.0) -> None:
         """Connect and keep connected in a thread of its own; raises BrokerUnreachable when that fails at first."""
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.SessionExpiryInterval = int(self._params.session_expiry.total_seconds())
         # Mosquitto counts the window, not us: acking in batches with its default of 20 in flight stops after 20.
         properties.ReceiveMaximum = self._params.receive_maximum
@@ -161,7 +161,7 @@ class Connection:
         """Hand a message to the network thread."""
         properties = None
         if expiry_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as above
             properties.MessageExpiryInterval = expiry_s
         return Delivery(self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties))
 
@@ -205,7 +205,7 @@ class Connection:
             self.dropped += 1
             return
         self._inbox.put(
-            Incoming(message.topic, message.payload, message.qos, message.retain, message.mid, self._connections)
+            Incoming(message.topic, bytes(message.payload), message.qos, message.retain, message.mid, self._connections)
         )
 
 
