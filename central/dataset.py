@@ -230,7 +230,7 @@ def spoil(
     start = width - (steps_per_day * rng.uniform(2, 28, (count, 1))).astype(np.int64)
     gap_start = rng.integers(0, width, (count, 1))
     gap_end = gap_start + (steps_per_day * rng.exponential(2.0, (count, 1))).astype(np.int64) + 1
-    tail = width - (steps_per_day * rng.exponential(0.5, (count, 1))).astype(np.int64) - 1
+    tail = width - (steps_per_day * 10.0 ** rng.uniform(-1.4, 1.0, (count, 1))).astype(np.int64) - 1  # an hour to ten days
     lost = (spoilt[0] & (steps < start)) | (spoilt[1] & (steps >= gap_start) & (steps < gap_end)) | (spoilt[2] & (steps >= tail))
     return np.where(lost, np.float32(np.nan), windows)
 

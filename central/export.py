@@ -1,40 +1,197 @@
-"""The model as one ONNX graph; home of skl2onnx, onnxmltools, onnx and (centrally) onnxruntime (skeleton, being filled in)."""
+"""The model as one ONNX graph; home of skl2onnx, onnxmltools, onnx and (centrally) onnxruntime.
+
+    features float32 [N, F] → TreeEnsembleRegressor (one target per quantile) → TopK, smallest first → quantiles float32 [N, Q]
+
+Invariants: only the domains `""` and `ai.onnx.ml`; output ascends along Q; the graph and LightGBM agree to float32 on any
+input, NaN included.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import lightgbm
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+from skl2onnx import convert_sklearn, update_registered_converter
+from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 
-from central.training import TrainedModel
+from central.training import TrainedModel, predict
 from shared.calendars import Calendar
+from shared.features import SCHEMA_HASH, feature_matrix, to_load
 
-INPUT_NAME = "features"
-OUTPUT_NAME = "quantiles"
+INPUT_NAME: Final = "features"
+OUTPUT_NAME: Final = "quantiles"
+OPSETS: Final = {"": 15, "ai.onnx.ml": 3}
+ABSOLUTE_TOLERANCE: Final = 1e-5
+RELATIVE_TOLERANCE: Final = 1e-4
+
+_BLOCK: Final = 24_576  # rows to a run: 512 windows of 48 leads
+
+update_registered_converter(
+    lightgbm.LGBMRegressor,
+    "MetercastLightGbm",
+    calculate_linear_regressor_output_shapes,
+    convert_lightgbm,
+    options={"split": None},
+)
 
 
 def to_onnx(model: TrainedModel) -> bytes:
-    """Return the model as ONNX: `features` float32 [N, F] → `quantiles` float32 [N, Q] ascending, with metadata."""
-    raise NotImplementedError
+    """Return the model as ONNX, with what it needs and gives in its metadata (JSON text for lists)."""
+    ensembles = [_ensemble(booster, len(model.features)) for booster in model.boosters]
+    count = len(model.quantiles)
+    nodes = [
+        _merged(ensembles),
+        helper.make_node("TopK", ["unsorted", "count"], [OUTPUT_NAME, "order"], axis=1, largest=0, sorted=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "metercast",
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["rows", len(model.features)])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", count])],
+        [numpy_helper.from_array(np.array([count], dtype=np.int64), "count")],
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="metercast")
+    helper.set_model_props(proto, metadata(model))
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
+def metadata(model: TrainedModel) -> dict[str, str]:
+    """Return what travels in the graph's metadata_props and is repeated in the manifest."""
+    return {
+        "features": json.dumps(list(model.features)),
+        "schema_hash": SCHEMA_HASH,
+        "step_s": str(model.step_s),
+        "horizon_steps": str(model.horizon_steps),
+        "quantiles": json.dumps(list(model.quantiles)),
+    }
+
+
+def read_metadata(onnx_bytes: bytes) -> Mapping[str, str]:
+    """Return the graph's metadata_props. Raises ValueError when the bytes are no ONNX model."""
+    return {prop.key: prop.value for prop in _parse(onnx_bytes).metadata_props}
 
 
 def parity(onnx_bytes: bytes, model: TrainedModel, x: NDArray[np.float32]) -> float:
     """Return max |ONNX − LightGBM| over rows x [N, F]; raise ValueError beyond 1e-5 + 1e-4·|y|."""
-    raise NotImplementedError
+    expected = predict(model, x)
+    apart = np.abs(run(_session(onnx_bytes), x) - expected)
+    wrong = int((apart > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(expected)).any(axis=1).sum())
+    if wrong:
+        raise ValueError(f"the ONNX graph differs from LightGBM in {wrong} of {len(x)} rows, by up to {apart.max():.2g}")
+    return float(apart.max(initial=0.0))
 
 
-def golden_rows(onnx_bytes: bytes, x: NDArray[np.float32], n: int = 16) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return n rows of x [n, F], some with NaN, and the outputs [n, Q] the graph gave for them."""
-    raise NotImplementedError
+def golden_rows(
+    onnx_bytes: bytes, x: NDArray[np.float32], n: int = 16, *, seed: int = 7
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return n rows drawn from x [N, F], every fourth with more of it made NaN, and the graph's outputs [n, Q]."""
+    rng = np.random.default_rng(seed)
+    rows = x[rng.choice(len(x), size=n, replace=len(x) < n)].copy()
+    holed = np.arange(n) % 4 == 3
+    rows[holed] = np.where(rng.random((int(holed.sum()), x.shape[1])) < 0.3, np.float32(np.nan), rows[holed])
+    return rows, run(_session(onnx_bytes), rows)
 
 
 class OnnxForecaster:
-    """A forecaster (see central/backtest.py) that runs an exported model the way the edge does."""
+    """An exported model as a forecaster (see central/backtest.py), run the way the edge runs it.
 
-    def __init__(self, onnx_bytes: bytes, *, calendar: Calendar, step_s: int = 3600) -> None:
-        raise NotImplementedError
+    Raises ValueError when the bytes are no ONNX model, or one of other features than this code computes.
+    """
+
+    def __init__(self, onnx_bytes: bytes, *, calendar: Calendar) -> None:
+        props = read_metadata(onnx_bytes)
+        if props.get("schema_hash") != SCHEMA_HASH:
+            raise ValueError(f"the model's feature schema is {props.get('schema_hash')}, this code computes {SCHEMA_HASH}")
+        self.step_s = int(props["step_s"])
+        self.quantiles: tuple[float, ...] = tuple(json.loads(props["quantiles"]))
+        self._calendar = calendar
+        self._session = _session(onnx_bytes)
 
     def __call__(
         self, windows: NDArray[np.float32], origins_us: NDArray[np.int64], leads: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return kW [N, L, Q]."""
-        raise NotImplementedError
+        """Return kW [N, L, Q] for windows [N, W] at origins [N]."""
+        matrix = feature_matrix(windows, origins_us, leads, step_s=self.step_s, calendar=self._calendar)
+        return to_load(run(self._session, matrix.x), matrix)
+
+
+def run(session: onnxruntime.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the outputs [N, Q] of rows x [N, F], in blocks."""
+    blocks = [x[first : first + _BLOCK] for first in range(0, len(x), _BLOCK)] or [x]
+    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: block})[0] for block in blocks])
+
+
+def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+
+
+def _parse(onnx_bytes: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(onnx_bytes)
+    except Exception as e:  # noqa: BLE001 - protobuf's DecodeError has no public home
+        raise ValueError("not an ONNX model") from e
+
+
+def _ensemble(booster: lightgbm.Booster, features: int) -> dict[str, Any]:
+    """Convert one booster with skl2onnx and return its TreeEnsembleRegressor's attributes by name."""
+    regressor = lightgbm.LGBMRegressor(objective="quantile")
+    regressor._Booster = round_thresholds_down(booster)
+    regressor._n_features = regressor._n_features_in = features
+    regressor.fitted_ = True
+    inputs = [(INPUT_NAME, FloatTensorType([None, features]))]
+    proto = convert_sklearn(regressor, initial_types=inputs, target_opset=OPSETS)
+    (node,) = [node for node in proto.graph.node if node.op_type == "TreeEnsembleRegressor"]
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def round_thresholds_down(booster: lightgbm.Booster) -> lightgbm.Booster:
+    """Return the booster with every threshold at the float32 at or below it: the same trees for float32 input.
+
+    ONNX holds thresholds in float32. Rounded to nearest, some would rise onto a data value and send it the other way.
+    """
+
+    def lower(line: re.Match[str]) -> str:
+        return "threshold=" + " ".join(f"{value:.17g}" for value in _float32_below(line[1]))
+
+    text = re.sub(r"^threshold=(.*)$", lower, booster.model_to_string(), flags=re.MULTILINE)
+    return lightgbm.Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE))
+
+
+def _float32_below(values: str) -> NDArray[np.float64]:
+    exact = np.array(values.split(), dtype=np.float64)
+    nearest = exact.astype(np.float32)
+    below = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return below.astype(np.float64)
+
+
+def _merged(ensembles: list[dict[str, Any]]) -> onnx.NodeProto:
+    """Return one TreeEnsembleRegressor of all ensembles, each with a target of its own."""
+    merged: dict[str, Any] = {"n_targets": len(ensembles), "post_transform": "NONE"}
+    trees_before = 0
+    for target, ensemble in enumerate(ensembles):
+        for name, value in ensemble.items():
+            if name.startswith(("nodes_", "target_")):
+                merged.setdefault(name, []).extend(_shift(name, value, trees_before, target))
+        trees_before += 1 + max(ensemble["nodes_treeids"])
+    return helper.make_node("TreeEnsembleRegressor", [INPUT_NAME], ["unsorted"], domain="ai.onnx.ml", **merged)
+
+
+def _shift(name: str, values: list[Any], trees_before: int, target: int) -> list[Any]:
+    """Renumber an ensemble's trees after those before it, and point its leaves at its own target."""
+    if name.endswith("_treeids"):
+        return [value + trees_before for value in values]
+    return [target] * len(values) if name == "target_ids" else list(values)
