@@ -26,6 +26,7 @@ $(INSTALLED): requirements/dev.txt
 	@if [ -t 2 ]; then quiet=; else quiet=--quiet; fi; \
 	$(BIN)/uv pip install $$quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 	  || { echo "uv could not; trying pip" && $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt; }
+	@scripts/ensure-openmp $(BIN)/python
 	@touch $@
 
 mosquitto: ## find a Mosquitto broker, or install it where permitted
@@ -38,8 +39,8 @@ test: install mosquitto ## run every test, with a real broker, MLflow and Delta
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: install ## format, lint, types, import rules, links in the docs
-	@$(BIN)/ruff format --check --quiet . || { echo "ruff format: run 'make format'"; exit 1; }
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "run 'make format'"; exit 1; }
+	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > $(VENV)/.imports 2>&1 || { cat $(VENV)/.imports; exit 1; }
 	@$(BIN)/python scripts/check_links.py
