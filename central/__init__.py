@@ -1,0 +1,1 @@
+"""The central side: record, drift, training, judgement, rollout."""

@@ -1,0 +1,28 @@
+"""Tables as files for other programs: Parquet or CSV, by the file's suffix."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from shared.errors import DataFileError
+
+
+def write_table(rows: pa.Table, path: Path) -> None:
+    """Write `rows` to a file that appears whole; raises DataFileError for another suffix or a place not writable."""
+    writers = {".parquet": pyarrow.parquet.write_table, ".csv": pyarrow.csv.write_csv}
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise DataFileError(f"{path}: expected a name ending in .parquet or .csv")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(rows, str(fresh))
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise DataFileError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,190 @@
+"""`central run` as a process, a real broker, hand-made uplink batches: what is published is in the record, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from central.record import Record
+from shared.clock import HOUR_US, iso
+from shared.messages import Acked, Uplink
+from shared.mqtt import Connection
+from shared.params import MqttParams
+from tests.conftest import Broker
+
+START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def batch(seq: int, *, rows: int = 48, site: str = "london", epoch: str = "e1") -> Uplink:
+    """A batch of half-hourly energy of two meters; each seq has its own instants."""
+    instants = [START_US + ((seq - 1) * rows // 2 + row // 2) * HOUR_US // 2 for row in range(rows)]
+    readings: dict[str, list[Any]] = {
+        "meter_id": [f"m{row % 2}" for row in range(rows)],
+        "ts_us": instants,
+        "value": [row / 10 for row in range(rows)],
+        "unit": ["kWh"] * rows,
+        "kind": ["energy"] * rows,
+        "period_s": [1800] * rows,
+        "quality": [""] * rows,
+        "received_us": instants,
+    }
+    letter = {"id": [f"letter-{seq}"], "topic": ["t"], "payload": ["{"], "payload_b64": [None],
+              "reason": ["not JSON"], "received_us": [instants[-1]], "count": [1]}  # fmt: skip
+    return Uplink(
+        site=site, epoch=epoch, seq=seq, at=iso(instants[-1]), kinds={"readings": readings, "dead_letters": letter}
+    )
+
+
+class Edge:
+    """A stand-in for an edge's uplink: publishes what it is told and keeps the latest answer."""
+
+    def __init__(self, broker: Broker, site: str = "london") -> None:
+        self.site = site
+        self.acked: Acked | None = None
+        self.connection = Connection(
+            MqttParams(host=broker.host, port=broker.port),
+            client_id=f"test-{site}",
+            filters=[f"metercast/{site}/uplink/acked"],
+        )
+        self.connection.start()
+
+    def send(self, payload: bytes) -> None:
+        self.connection.publish(f"metercast/{self.site}/uplink", payload)
+
+    def wait_acked(self, accept: Callable[[Acked], bool], within_s: float = 30) -> Acked:
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            for message in self.connection.receive(100, timeout_s=0.2):
+                self.acked = Acked.decode(message.payload, message.topic)
+                self.connection.acknowledge([message])
+            if self.acked is not None and accept(self.acked):
+                return self.acked
+        pytest.fail(f"not acked in {within_s} s: {self.acked}")
+
+
+class Central:
+    """`python -m central run` in a folder of its own."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.folder = folder
+        self.settings = [f"mqtt.host={broker.host}", f"mqtt.port={broker.port}", f"central.work_dir={folder}",
+                         "central.metrics_port=0", "clock=event"]  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "central", *words, *(w for s in self.settings for w in ("--set", s))]
+
+    def start(self) -> None:
+        with (self.folder / "central.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command("run"), cwd=ROOT, stdout=log, stderr=log, env=environment())
+
+    def export(self, *words: str) -> None:
+        subprocess.run(self.command("export", *words), cwd=ROOT, check=True, timeout=60, env=environment())
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
+@pytest.fixture
+def central(broker: Broker, tmp_path: Path) -> Iterator[Central]:
+    folder = tmp_path / "central"
+    folder.mkdir()
+    running = Central(broker, folder)
+    running.start()
+    broker.wait_subscribed("metercast-central", "metercast/+/uplink")
+    yield running
+    if running.process is not None and running.process.poll() is None:
+        running.end()
+
+
+@pytest.fixture
+def edge(broker: Broker) -> Iterator[Edge]:
+    made = Edge(broker)
+    yield made
+    made.connection.stop()
+
+
+def test_batches_are_recorded_once_and_acked_whatever_comes_between(central: Central, edge: Edge) -> None:
+    for payload in (b"\x00garbage", b"", batch(1, site="paris").compress(), b"\x1f\x8b\x08\x00"):
+        edge.send(payload)
+    for seq in (1, 2, 4, 2, 3, 4, 5):
+        edge.send(batch(seq).compress())
+    answer = edge.wait_acked(lambda acked: acked.seq == 5)
+    assert (answer.epoch, answer.missing, answer.at) == ("e1", [], batch(5).at)
+    out = central.folder / "out"
+    central.export("--readings", str(out / "r.parquet"), "--dead-letters", str(out / "d.csv"))
+    rows = pq.read_table(out / "r.parquet")
+    sent = {(meter, ts) for seq in range(1, 6) for meter, ts in identities(batch(seq))}
+    assert rows.num_rows == len(sent)
+    assert set(zip(rows["meter_id"].to_pylist(), rows["ts"].cast(pa.int64()).to_pylist(), strict=True)) == sent
+    assert len((out / "d.csv").read_text().splitlines()) == 1 + 5
+
+
+def test_a_killed_central_goes_on_where_the_record_stands(central: Central, edge: Edge) -> None:
+    edge.send(batch(1).compress())
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    central.end(signal.SIGKILL)
+    for seq in (2, 1, 3):  # the broker keeps them for us
+        edge.send(batch(seq).compress())
+    central.start()
+    edge.wait_acked(lambda acked: acked.seq == 3)
+    assert Record(str(central.folder / "record")).readings().num_rows == sum(
+        len(identities(batch(s))) for s in (1, 2, 3)
+    )
+
+
+def test_the_record_is_exported_while_it_is_written(central: Central, edge: Edge) -> None:
+    for seq in range(1, 9):
+        edge.send(batch(seq).compress())
+    edge.wait_acked(lambda acked: acked.seq >= 4)
+    for seq in range(9, 17):
+        edge.send(batch(seq).compress())
+    central.export("--readings", str(central.folder / "r.parquet"), "--site", "london")
+    rows = pq.read_table(central.folder / "r.parquet").num_rows
+    assert rows % 48 == 0
+    assert rows >= 4 * 48
+    edge.wait_acked(lambda acked: acked.seq == 16)
+
+
+def test_central_ends_at_once_and_cleanly_when_asked(central: Central, edge: Edge) -> None:
+    edge.send(batch(1).compress())
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    started = time.monotonic()
+    assert central.end(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 5
+
+
+def test_a_second_central_on_the_same_folder_is_refused_in_a_sentence(central: Central, edge: Edge) -> None:
+    edge.send(batch(1).compress())
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    second = subprocess.run(central.command("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert second.stderr.strip().splitlines()[-1].startswith("central: central.work_dir")
+
+
+def identities(uplink: Uplink) -> list[tuple[str, int]]:
+    readings = uplink.kinds["readings"]
+    return list(zip(readings["meter_id"], readings["ts_us"], strict=True))
+
+
+def test_the_identities_of_a_batch_are_distinct() -> None:
+    assert len(set(identities(batch(3)))) == 48
+    assert json.loads(batch(3).encode())["schema"] == 1
