@@ -56,7 +56,10 @@ def _enough(candidate: Score, limits: Limits) -> Iterator[tuple[bool, str]]:
         ("meters", candidate.meters, limits.min_meters),
     ):
         passed = had >= needed
-        yield passed, f"it was judged on {had} {what}, {'enough for' if passed else 'fewer than'} the {needed} asked for"
+        yield (
+            passed,
+            f"it was judged on {had} {what}, {'enough for' if passed else 'fewer than'} the {needed} asked for",
+        )
 
 
 def _against(rival: str, candidate: Score, other: Score, ratio: float) -> Iterator[tuple[bool, str]]:
@@ -73,4 +76,7 @@ def _coverage(candidate: Score, limits: Limits) -> tuple[bool, str]:
     low, high = limits.coverage_80
     passed = low <= candidate.coverage_80 <= high
     where = "within" if passed else "outside"
-    return passed, f"its 80 % interval holds {candidate.coverage_80:.0%} of what came true, {where} {low:.0%} to {high:.0%}"
+    return (
+        passed,
+        f"its 80 % interval holds {candidate.coverage_80:.0%} of what came true, {where} {low:.0%} to {high:.0%}",
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shared.calendars import Calendar
 from shared.errors import DataFileError
 from shared.features import FEATURES, feature_matrix, to_target, window_steps
+from shared.grid import KINDS, UNITS, GridRules, MeterReadings, interval_loads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,7 +44,7 @@ class Panel:
     @property
     def end_us(self) -> int:
         """Return the end of the last interval."""
-        return self.start_us + self.load_kw.shape[1] * self.step_us
+        return self.start_us + int(self.load_kw.shape[1]) * self.step_us
 
     def column(self, instants_us: Ints) -> Ints:
         """Return the columns whose intervals start at `instants_us`; may lie outside the panel."""
@@ -66,7 +67,9 @@ class Panel:
 
     def _at(self, meters: Ints, columns: Ints) -> Floats:
         inside = (columns >= 0) & (columns < self.load_kw.shape[1])
-        values: Floats = self.load_kw[meters[:, None], np.where(inside, columns, 0)] if inside.any() else np.zeros(columns.shape)
+        values: Floats = (
+            self.load_kw[meters[:, None], np.where(inside, columns, 0)] if inside.any() else np.zeros(columns.shape)
+        )
         return np.where(inside, values, np.nan)
 
 
@@ -127,7 +130,9 @@ def panel_from_readings(rows: pd.DataFrame, *, step_s: int = 3600, aggregate: st
     total = np.bincount(cell[there], weights=value[there], minlength=size).reshape(shape)
     expected = _readings_per_interval(codes, ts_us, len(names), step_us)[:, None]
     mean = np.divide(total, count, out=np.full(shape, np.nan), where=(count > 0) & (2 * count >= expected))
-    return Panel([str(name) for name in names], first * step_us, step_s, mean * expected if aggregate == "sum" else mean)
+    return Panel(
+        [str(name) for name in names], first * step_us, step_s, mean * expected if aggregate == "sum" else mean
+    )
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -160,7 +165,57 @@ def _readings_per_interval(codes: Ints, ts_us: Ints, meters: int, step_us: int) 
     return expected
 
 
-def training_rows(panel: Panel, *, until_us: int, rng: np.random.Generator, sampling: Sampling, calendar: Calendar) -> Rows:
+def panel_from_record(rows: pd.DataFrame, rules: GridRules, *, since_us: int | None = None) -> Panel:
+    """Return the panel, in kW, of rows of the record: `meter_id, ts, value, unit, kind, period_s`, perhaps `site`.
+
+    Intervals are made by shared/grid.py, as at the edge; of rows of one identity the last counts. With a `site` column
+    meters are named `site/meter`. Readings before `since_us` are left out. Raises ValueError when none are left.
+    """
+    table = _record_columns(rows)
+    table = table[table["ts_us"] >= since_us] if since_us is not None else table
+    if not len(table):
+        raise ValueError("the record holds no readings")
+    table = table.drop_duplicates(["meter", "ts_us"], keep="last").sort_values(["meter", "ts_us"], kind="stable")
+    first = int(table["ts_us"].min()) // rules.step_us
+    count = int(table["until_us"].max() - 1) // rules.step_us + 1 - first
+    meters, loads = [], []
+    for meter, own in table.groupby("meter", sort=True):
+        meters.append(str(meter))
+        loads.append(interval_loads(_meter_readings(own), first * rules.step_us, count, rules)[0])
+    return Panel(meters, first * rules.step_us, rules.step_us // 1_000_000, np.stack(loads))
+
+
+def _record_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `meter, ts_us, value (kW or kWh), period_us, kind (index), until_us` of rows of the record."""
+    factor = rows["unit"].map({name: unit.to_kilo for name, unit in UNITS.items()}).astype(np.float64)
+    kind = rows["kind"].map({name: code for code, name in enumerate(KINDS)}).astype(np.int8)
+    ts_us = rows["ts"].dt.as_unit("us").astype("int64")
+    period_us = (rows["period_s"].astype(np.float64).fillna(0.0) * 1e6).round().astype(np.int64)
+    names = rows["meter_id"].astype(str)
+    return pd.DataFrame(
+        {
+            "meter": rows["site"].astype(str) + "/" + names if "site" in rows else names,
+            "ts_us": ts_us,
+            "value": rows["value"].astype(np.float64) * factor,
+            "period_us": period_us,
+            "kind": kind,
+            "until_us": ts_us + np.where(kind == KINDS.index("energy"), period_us, 1),
+        }
+    )
+
+
+def _meter_readings(own: pd.DataFrame) -> MeterReadings:
+    return MeterReadings(
+        own["ts_us"].to_numpy(dtype=np.int64),
+        own["value"].to_numpy(dtype=np.float64),
+        own["period_us"].to_numpy(dtype=np.int64),
+        own["kind"].to_numpy(dtype=np.int8),
+    )
+
+
+def training_rows(
+    panel: Panel, *, until_us: int, rng: np.random.Generator, sampling: Sampling, calendar: Calendar
+) -> Rows:
     """Draw up to `rows_cap` rows whose targets had ended by `until_us`. Raises ValueError when there are none.
 
     Leads are drawn per sample without replacement; rows with missing truth are dropped.
@@ -169,7 +224,8 @@ def training_rows(panel: Panel, *, until_us: int, rng: np.random.Generator, samp
     meters, origins_us = _draw_samples(known, rng, sampling)
     leads = _draw_leads(len(meters), rng, sampling)
     blocks = [
-        _block_rows(known, meters[part], origins_us[part], leads[part], rng, sampling, calendar) for part in _parts(len(meters))
+        _block_rows(known, meters[part], origins_us[part], leads[part], rng, sampling, calendar)
+        for part in _parts(len(meters))
     ]
     x = np.concatenate([block[0] for block in blocks]) if blocks else np.empty((0, len(FEATURES)), dtype=np.float32)
     if not len(x):
@@ -207,7 +263,13 @@ def _draw_leads(samples: int, rng: np.random.Generator, sampling: Sampling) -> I
 
 
 def _block_rows(
-    known: Panel, meters: Ints, origins_us: Ints, leads: Ints, rng: np.random.Generator, sampling: Sampling, calendar: Calendar
+    known: Panel,
+    meters: Ints,
+    origins_us: Ints,
+    leads: Ints,
+    rng: np.random.Generator,
+    sampling: Sampling,
+    calendar: Calendar,
 ) -> tuple[NDArray[np.float32], Floats, Ints]:
     """Return x, target and origin of a block's rows that have truth and a usable window."""
     windows = spoil(known.windows(meters, origins_us), rng, sampling.dropout, steps_per_day=_DAY_US // known.step_us)
@@ -230,11 +292,12 @@ def spoil(
     start = width - (steps_per_day * rng.uniform(2, 28, (count, 1))).astype(np.int64)
     gap_start = rng.integers(0, width, (count, 1))
     gap_end = gap_start + (steps_per_day * rng.exponential(2.0, (count, 1))).astype(np.int64) + 1
-    tail = width - (steps_per_day * 10.0 ** rng.uniform(-1.4, 1.0, (count, 1))).astype(np.int64) - 1  # an hour to ten days
-    lost = (spoilt[0] & (steps < start)) | (spoilt[1] & (steps >= gap_start) & (steps < gap_end)) | (spoilt[2] & (steps >= tail))
+    tail = (
+        width - (steps_per_day * 10.0 ** rng.uniform(-1.4, 1.0, (count, 1))).astype(np.int64) - 1
+    )  # an hour to ten days
+    lost = (
+        (spoilt[0] & (steps < start))
+        | (spoilt[1] & (steps >= gap_start) & (steps < gap_end))
+        | (spoilt[2] & (steps >= tail))
+    )
     return np.where(lost, np.float32(np.nan), windows)
-
-
-def panel_from_record(rows: pd.DataFrame, *, step_s: int = 3600) -> Panel:
-    """Turn rows of the record (`meter_id, ts, value, unit, kind, period_s`) into mean kW per interval by shared/grid.py."""
-    raise NotImplementedError("waits for shared/grid.py")

@@ -1,9 +1,9 @@
 """The model as one ONNX graph; home of skl2onnx, onnxmltools, onnx and (centrally) onnxruntime.
 
-    features float32 [N, F] → TreeEnsembleRegressor (one target per quantile) → TopK, smallest first → quantiles float32 [N, Q]
+    features float32 [N, F] → TreeEnsembleRegressor, a target per quantile → TopK ascending → quantiles float32 [N, Q]
 
-Invariants: only the domains `""` and `ai.onnx.ml`; output ascends along Q; the graph and LightGBM agree to float32 on any
-input, NaN included.
+Invariants: only the domains `""` and `ai.onnx.ml`; output ascends along Q; the graph and LightGBM agree to float32 on
+any input, NaN included.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import lightgbm
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
@@ -89,7 +90,9 @@ def parity(onnx_bytes: bytes, model: TrainedModel, x: NDArray[np.float32]) -> fl
     apart = np.abs(run(_session(onnx_bytes), x) - expected)
     wrong = int((apart > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(expected)).any(axis=1).sum())
     if wrong:
-        raise ValueError(f"the ONNX graph differs from LightGBM in {wrong} of {len(x)} rows, by up to {apart.max():.2g}")
+        raise ValueError(
+            f"the ONNX graph differs from LightGBM in {wrong} of {len(x)} rows, by up to {apart.max():.2g}"
+        )
     return float(apart.max(initial=0.0))
 
 
@@ -105,7 +108,7 @@ def golden_rows(
 
 
 class OnnxForecaster:
-    """An exported model as a forecaster (see central/backtest.py), run the way the edge runs it.
+    """An exported model as a forecaster (see central/evaluation.py), run the way the edge runs it.
 
     Raises ValueError when the bytes are no ONNX model, or one of other features than this code computes.
     """
@@ -113,7 +116,9 @@ class OnnxForecaster:
     def __init__(self, onnx_bytes: bytes, *, calendar: Calendar) -> None:
         props = read_metadata(onnx_bytes)
         if props.get("schema_hash") != SCHEMA_HASH:
-            raise ValueError(f"the model's feature schema is {props.get('schema_hash')}, this code computes {SCHEMA_HASH}")
+            raise ValueError(
+                f"the model's feature schema is {props.get('schema_hash')}, this code computes {SCHEMA_HASH}"
+            )
         self.step_s = int(props["step_s"])
         self.quantiles: tuple[float, ...] = tuple(json.loads(props["quantiles"]))
         self._calendar = calendar
@@ -142,7 +147,7 @@ def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
 def _parse(onnx_bytes: bytes) -> onnx.ModelProto:
     try:
         return onnx.load_model_from_string(onnx_bytes)
-    except Exception as e:  # noqa: BLE001 - protobuf's DecodeError has no public home
+    except DecodeError as e:
         raise ValueError("not an ONNX model") from e
 
 

@@ -56,18 +56,21 @@ def seasonal_naive(
     season = season_h * 3600 // step_s
     column = width - 1 + leads - season * ((leads - 1) // season + 1)
     found = load[:, column]
-    while patched and (column := column - season).min(initial=-1) >= 0:
-        found = np.where(np.isnan(found), load[:, column], found)
+    for _ in range(width // season if patched else 0):
+        column = column - season
+        found = np.where(np.isnan(found) & (column >= 0), load[:, np.maximum(column, 0)], found)
     return found
 
 
 def seasonal_naive_forecast(
     windows: NDArray[np.float32], leads: Ints, quantiles: Sequence[float], *, step_s: int = 3600, season_h: int = 168
 ) -> Floats:
-    """Return kW [N, L, Q] of one season with residual quantiles; NaN where the season has nothing. The measure of others."""
+    """Return kW [N, L, Q] of one season with residual quantiles, the measure of others; NaN where it has nothing."""
     load = _finite(windows)
     centre = seasonal_naive(load, leads, step_s=step_s, season_h=season_h)
-    kw = centre[:, :, None] + _residual_quantiles(_season_errors(load, season_h * 3600 // step_s), quantiles)[:, None, :]
+    kw = (
+        centre[:, :, None] + _residual_quantiles(_season_errors(load, season_h * 3600 // step_s), quantiles)[:, None, :]
+    )
     kw.sort(axis=2)
     return kw
 
@@ -88,7 +91,8 @@ def _flat(load: Floats, per_day: int) -> Floats:
     recent = there & (np.arange(load.shape[1]) > last[:, None] - per_day)
     count = recent.sum(axis=1)
     total = np.where(recent, load, 0.0).sum(axis=1)
-    return np.divide(total, count, out=np.full(len(load), np.nan), where=count > 0)
+    mean: Floats = np.divide(total, count, out=np.full(len(load), np.nan), where=count > 0)
+    return mean
 
 
 def _season_errors(load: Floats, season: int) -> Floats:
@@ -96,7 +100,7 @@ def _season_errors(load: Floats, season: int) -> Floats:
 
 
 def _spread(load: Floats, rungs: Ints, quantiles: Sequence[float], step_s: int) -> Floats:
-    """Return offsets in kW [N, Q] around each meter's rung; of the best rung at or below it with enough errors, else of flat."""
+    """Return offsets in kW [N, Q]: of the best rung at or below each meter's with enough errors, else of flat."""
     offsets = _residual_quantiles(load - _flat(load, load.shape[1])[:, None], quantiles)
     for rung, season_h in ((1, 24), (0, 168)):
         errors = _season_errors(load, season_h * 3600 // step_s)
@@ -106,7 +110,7 @@ def _spread(load: Floats, rungs: Ints, quantiles: Sequence[float], step_s: int) 
 
 
 def _residual_quantiles(errors: Floats, quantiles: Sequence[float]) -> Floats:
-    """Return quantiles [N, Q] of errors [N, E] less their median, ignoring NaN; zero where there is no error to go by."""
+    """Return quantiles [N, Q] of errors [N, E] less their median, ignoring NaN; zero where there is no error."""
     ordered = np.sort(errors, axis=1)  # NaN last
     last = np.maximum(np.isfinite(errors).sum(axis=1) - 1, 0)[:, None]
     position = np.array([*quantiles, 0.5]) * last

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -108,11 +109,13 @@ def _changes(zone: str, first_year: int, last_year: int) -> tuple[NDArray[np.int
     (but for Ramadan pauses, which last four).
     """
     info = _zone(zone)
-    edge_us = [(datetime(y, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) for y in (first_year, last_year + 1)]
+    edge_us = [
+        (datetime(y, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) for y in (first_year, last_year + 1)
+    ]
     weeks = [*range(edge_us[0], edge_us[1], 7 * DAY_US), edge_us[1]]
     changes: list[int] = []
     offsets = [_offset_at(info, weeks[0])]
-    for low, high in zip(weeks, weeks[1:], strict=False):
+    for low, high in pairwise(weeks):
         after = _offset_at(info, high)
         if after != offsets[-1]:
             minutes = range(low, high + 1, 60_000_000)

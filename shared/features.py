@@ -1,9 +1,9 @@
 """The features: one definition, called by training and by the edge.
 
-A meter's window is normalised (z = (load − mean) / scale) and the model forecasts z minus a *base*: the mean of the same
-hour last week, the mean of the last seven days at that hour, and a decayed mean of up to 27 such hours on days of the
-target's type (working or free). Features that are levels are given minus the base too, so that one model serves a feeder
-and a fridge.
+A meter's window is normalised (z = (load − mean) / scale) and the model forecasts z minus a *base*: the mean of the
+same hour last week, the mean of the last seven days at that hour, and a decayed mean of up to 27 such hours on days of
+the target's type (working or free). Features that are levels are given minus the base too, so that one model serves a
+feeder and a fridge.
 
 Invariants:
     No feature uses a value at or after the origin: a lag shorter than its lead is NaN.
@@ -158,7 +158,7 @@ def _check(windows: NDArray[np.float32], origins_us: Ints, leads: Ints, step_s: 
     if leads.ndim not in (1, 2) or (leads.ndim == 2 and len(leads) != len(windows)):
         raise ValueError(f"leads have shape {leads.shape}: expected [L] or [{len(windows)}, L]")
     horizon = MAX_HORIZON_DAYS * 86_400 // step_s
-    if leads.size and not (1 <= leads.min() and leads.max() <= horizon):
+    if leads.size and (leads.min() < 1 or leads.max() > horizon):
         raise ValueError(f"leads run from {leads.min()} to {leads.max()}: expected 1 to {horizon}")
     if np.any(origins_us % (step_s * 1_000_000)):
         raise ValueError(f"origins do not lie on the grid of {step_s} s")
@@ -339,7 +339,8 @@ def _take(values: Floats, columns: Ints) -> Floats:
 
 def _ratio(over: Floats, under: Floats) -> Floats:
     """Divide; NaN where `under` is not above zero."""
-    return np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)
+    ratio: Floats = np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)
+    return ratio
 
 
 def _mean(values: Floats) -> Floats:

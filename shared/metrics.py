@@ -31,13 +31,15 @@ def mean_of(values: Floats) -> Floats:
     there = np.isfinite(values)
     count = there.sum(axis=-1)
     total = np.where(there, values, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    mean: Floats = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return mean
 
 
 def mase(actual: Floats, median: Floats, scale: Floats) -> Floats:
     """Return MAE along the last axis over `scale` (one per remaining index); NaN where the scale is not above zero."""
     mae = mean_of(np.abs(actual - median))
-    return np.divide(mae, scale, out=np.full(np.shape(mae), np.nan), where=scale > 0)
+    scaled: Floats = np.divide(mae, scale, out=np.full(np.shape(mae), np.nan), where=scale > 0)
+    return scaled
 
 
 def smape(actual: Floats, median: Floats) -> float:
@@ -71,7 +73,10 @@ def wql(actual: Floats, forecast: Floats, quantiles: Sequence[float]) -> float:
 
 
 def at_quantiles(forecast: Floats, quantiles: Sequence[float], wanted: Sequence[float]) -> Floats:
-    """Return `forecast` [..., Q] at other quantiles [..., W]: linear in normal-score space, end slopes carried on, ascending."""
+    """Return `forecast` [..., Q] at other quantiles [..., W], ascending.
+
+    Linear in normal-score space; the slopes at both ends are carried on.
+    """
     if len(quantiles) == 1:
         return np.repeat(forecast, len(wanted), axis=-1)
     known = np.array([NormalDist().inv_cdf(q) for q in quantiles])
@@ -89,7 +94,7 @@ def coverage(actual: Floats, low: Floats, high: Floats) -> float:
 
 
 def width(actual: Floats, low: Floats, high: Floats) -> float:
-    """Return the summed width of intervals over Σ|y| of the same rows: 0 is a point, comparable across meters' sizes."""
+    """Return the summed width of intervals over Σ|y| of the same rows: comparable across meters' sizes."""
     known = np.isfinite(actual) & np.isfinite(low)
     return _over((high - low)[known].sum(), np.abs(actual[known]).sum())
 
