@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from shared.errors import MetercastError
 
-__all__ = ["CollectorRegistry", "Counter", "Gauge", "Histogram", "configure_logging", "serve_metrics"]
+__all__ = [
+    "CollectorRegistry",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Sample",
+    "configure_logging",
+    "register",
+    "serve_metrics",
+]
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,6 +43,40 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of one metric; a counter's `_total` is added to its name."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    text: str
+    value: float
+    labels: Mapping[str, str]
+
+
+class _AtScrape(Collector):
+    """Asks for the samples when Prometheus does."""
+
+    def __init__(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """The samples as metric families."""
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for sample in self._samples():
+            family = families.get(sample.name)
+            if family is None:
+                make = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
+                family = families[sample.name] = make(sample.name, sample.text, labels=list(sample.labels))
+            family.add_metric(list(sample.labels.values()), sample.value)
+        return families.values()
+
+
+def register(registry: CollectorRegistry, samples: Callable[[], Iterable[Sample]]) -> None:
+    """Have `registry` ask `samples` at each scrape."""
+    registry.register(_AtScrape(samples))
 
 
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> int:

@@ -1,0 +1,120 @@
+"""Wiring: parameters become a node, its store and its connection. Nothing else in edge makes these."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edge import inference
+from edge.forecaster import Plan
+from edge.meters import NO_INSTANT
+from edge.models import Models
+from edge.node import Node
+from edge.scoring import Scoreboard, scored_leads
+from edge.site import SiteState
+from edge.store import Store
+from edge.uplink import UplinkLedger
+from shared import __version__
+from shared.calendars import Calendar
+from shared.clock import iso, to_us, wall_now
+from shared.messages import Status
+from shared.mqtt import Connection, Will
+from shared.params import Params
+from shared.topics import SiteTopics
+
+
+class ArtifactFolder:
+    """The model files of this edge, named by their digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}.onnx"
+
+    def read(self, sha256: str) -> bytes | None:
+        """The artifact's bytes, or None when it is not here."""
+        path = self._path(sha256)
+        return path.read_bytes() if path.exists() else None
+
+    def save(self, sha256: str, artifact: bytes) -> None:
+        """Write whole or not at all."""
+        if self._path(sha256).exists():
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial_file = self._path(sha256).with_suffix(".partial")
+        partial_file.write_bytes(artifact)
+        partial_file.rename(self._path(sha256))
+
+    def keep_only(self, sha256s: frozenset[str]) -> None:
+        """Delete the others."""
+        for path in self._folder.glob("*.onnx"):
+            if path.stem not in sha256s:
+                path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """All parts of a running edge."""
+
+    params: Params
+    node: Node
+    store: Store
+    artifacts: ArtifactFolder
+    connection: Connection
+    instance: str
+    started_at: str
+
+
+def plan_of(params: Params) -> Plan:
+    """What the forecasts of these parameters have in common."""
+    return Plan(
+        step_s=params.step_s,
+        horizon_steps=params.horizon_steps,
+        quantiles=params.forecast.quantiles,
+        calendar=Calendar(params.calendar.zone, params.calendar.country or None),
+        min_history_steps=params.forecast.min_history // params.grid.step,
+    )
+
+
+def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
+    """A node that goes on where the store's last commit stopped."""
+    facts = store.facts
+    topics = SiteTopics(params.mqtt.root, params.site)
+    site = SiteState(params, Scoreboard(scored_leads(params.step_s, params.horizon_steps)))
+    store.load_site(site)
+    load = partial(
+        inference.load,
+        step_s=params.step_s,
+        horizon_steps=params.horizon_steps,
+        quantiles=list(params.forecast.quantiles),
+    )
+    models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes)
+    if "models" in facts:
+        models.resume(facts["models"], wall_now())
+    uplink = UplinkLedger(
+        params.site, facts["epoch"], next_seq=int(facts.get("next_seq", 1)), waiting=store.outbox_index()
+    )
+    clock_us = int(facts.get("clock_us", NO_INSTANT))
+    return Node(params, site=site, uplink=uplink, models=models, plan=plan_of(params), clock_us=clock_us)
+
+
+def build(params: Params) -> Edge:
+    """Everything `edge run` needs; raises MetercastError with what is wrong."""
+    folder = params.edge.state_dir
+    store = Store(folder)
+    artifacts = ArtifactFolder(folder / "models")
+    node = build_node(params, store, artifacts)
+    topics, instance, started_at = node.topics, secrets.token_hex(4), iso(to_us(wall_now()))
+    offline = Status(
+        state="offline", instance=instance, epoch=node.uplink.epoch, version=__version__, started_at=started_at
+    )
+    connection = Connection(
+        params.mqtt,
+        client_id=f"metercast-edge-{params.site}",
+        filters=[topics.readings, topics.acked, topics.desired],
+        will=Will(topics.status, offline.encode()),
+    )
+    return Edge(params, node, store, artifacts, connection, instance, started_at)

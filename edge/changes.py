@@ -1,0 +1,31 @@
+"""What one transaction of the state database writes; the core fills it, the store carries it out.
+
+Everything in it is absolute (a row's new content, never a difference), so that carrying it out twice is harmless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edge.dialects.native import Reading
+from edge.scoring import Issued
+
+OutboxBatch = tuple[int, bytes]
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows to write, grouped as the store's tables are."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    meters: set[int] = field(default_factory=set)
+    readings: list[tuple[int, Reading, int]] = field(default_factory=list)
+    forgotten_before_us: dict[int, int] = field(default_factory=dict)
+    closed: list[tuple[int, int, int]] = field(default_factory=list)
+    issued: list[Issued] = field(default_factory=list)
+    outbox: list[OutboxBatch] = field(default_factory=list)
+    acked: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return any(getattr(self, name) for name in self.__slots__)

@@ -1,0 +1,150 @@
+"""The edge's commands: run, replay, doctor, params. Errors are one line, exit codes are shared.errors.ExitCode."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from shared import __version__, params
+from shared.clock import parse_duration, parse_instant_us
+from shared.errors import ExitCode, MetercastError, exit_code_of
+from shared.grid import KINDS, UNITS
+from shared.params import Params
+from shared.telemetry import configure_logging
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(argv)
+    configure_logging(options.log_level)
+    try:
+        chosen = params.load(options.params, overrides=options.set, environment=os.environ)
+        command: Callable[[argparse.Namespace, Params], int] = options.command
+        return command(options, chosen)
+    except MetercastError as error:
+        print(f"edge: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge", description="The edge node: readings in, a 48-hour forecast per meter out, every interval."
+    )
+    parser.add_argument("--version", action="version", version=f"metercast edge {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "run", _run, "serve the site until stopped (SIGTERM, Ctrl-C)")
+    run.set_defaults(log_level="info")
+    _add_replay(commands)
+    _command(commands, "doctor", _doctor, "check broker, state and folders, and say what to mend")
+    _command(commands, "params", _params, "print every parameter, its default and what it is, as Markdown")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace, Params], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--params", type=Path, metavar="FILE", help="parameters (default: params.yaml here, if any)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one parameter; beats environment and file"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="warning", help="what to log"
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    replay = _command(commands, "replay", _replay, "publish a Parquet or CSV of readings as those meters would")
+    replay.add_argument("file", type=Path, help="columns meter_id, ts (UTC), value")
+    replay.add_argument("--unit", choices=tuple(UNITS), default="kW", help="unit of value (default %(default)s)")
+    replay.add_argument("--kind", choices=KINDS, help="what value is; needed for Wh, kWh and MWh")
+    replay.add_argument("--period", type=_period, metavar="30min", help="period of an energy reading")
+    replay.add_argument(
+        "--speed",
+        type=_speed,
+        default=1.0,
+        metavar="N|max",
+        help="event time per wall time (default 1: as it happened)",
+    )
+    replay.add_argument("--from", dest="start", type=_instant, metavar="T", help="first instant, ISO with offset")
+    replay.add_argument("--to", dest="end", type=_instant, metavar="T", help="end, not included")
+
+
+def _period(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float("inf") if text == "max" else float(text)
+    except ValueError:
+        speed = 0.0
+    if speed <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, or max")
+    return speed
+
+
+def _instant(text: str) -> int:
+    try:
+        return parse_instant_us(text if "T" in text or len(text) > 10 else f"{text}T00:00:00Z")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run(_options: argparse.Namespace, chosen: Params) -> int:
+    from edge.bootstrap import build
+    from edge.runtime import Runtime
+
+    runtime = Runtime(build(chosen))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: runtime.stop())
+    runtime.run()
+    return ExitCode.OK
+
+
+def _replay(options: argparse.Namespace, chosen: Params) -> int:
+    from edge.replay import Replay, replay
+
+    plan = Replay(
+        file=options.file,
+        unit=options.unit,
+        kind=options.kind,
+        period=options.period,
+        speed=options.speed,
+        start_us=options.start,
+        end_us=options.end,
+    )
+    published = replay(plan, chosen, report=lambda line: print(line, end="", file=sys.stderr, flush=True))
+    print(f"{published} readings published")
+    return ExitCode.OK
+
+
+def _doctor(_options: argparse.Namespace, chosen: Params) -> int:
+    from edge.doctor import examine
+
+    logging.disable(logging.INFO)
+    findings = examine(chosen)
+    for finding in findings:
+        print(finding)
+    return ExitCode.OK if all(finding.good for finding in findings) else ExitCode.FAILED
+
+
+def _params(_options: argparse.Namespace, _chosen: Params) -> int:
+    print(params.as_markdown())
+    return ExitCode.OK

@@ -1,0 +1,115 @@
+"""What the core is told and what it asks for: closed sets of events and effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge.changes import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message of a readings topic as it came."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingsArrived:
+    """A batch of messages from readings topics; they are acknowledged after the commit it leads to."""
+
+    messages: tuple[RawMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AckedArrived:
+    """Central says what is in the record."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredArrived:
+    """Central says which models should run."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkArrived:
+    """A piece of an artifact."""
+
+    sha256: str
+    number: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastsConfirmed:
+    """The broker has these forecasts: (row, origin number)."""
+
+    delivered: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed, or there is room to forecast; `idle` when no message waits."""
+
+    idle: bool
+
+
+Event = ReadingsArrived | AckedArrived | DesiredArrived | ChunkArrived | ForecastsConfirmed | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write these changes in one transaction before any effect after it."""
+
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish at QoS 1; `forecast` is (row, origin number) where its confirmation matters."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    expiry_s: int | None = None
+    forecast: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe to the chunks of an artifact (again, where they did not all come)."""
+
+    topic_filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The artifact is here, or no longer wanted."""
+
+    topic_filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveArtifact:
+    """Keep an artifact that passed every check, before it serves."""
+
+    sha256: str
+    artifact: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeepArtifacts:
+    """Delete every kept artifact but these."""
+
+    sha256s: frozenset[str]
+
+
+Effect = Commit | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts

@@ -1,0 +1,61 @@
+"""What the edge tells Prometheus: read from the node's counters and state at each scrape, nothing on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edge.bootstrap import Edge
+from edge.meters import NO_INSTANT
+from edge.node import Node
+from shared import __version__
+from shared.clock import SECOND_US
+from shared.telemetry import CollectorRegistry, Sample, register, serve_metrics
+
+# counter of the node → (metric, help, label names)
+_COUNTERS = {
+    "readings": ("metercast_readings", "Readings by what became of them", ("result",)),
+    "dead_letters": ("metercast_dead_letters", "Inputs refused with a reason", ()),
+    "intervals": ("metercast_intervals", "Intervals closed and revised", ("result",)),
+    "forecasts": ("metercast_forecasts", "Forecasts by the rung that made them", ("rung",)),
+    "meters": ("metercast_meters_changed", "Meters that were retired", ("change",)),
+    "control": ("metercast_control_messages", "Control messages that could not be read", ("result",)),
+    "commits_failed": ("metercast_commits_failed", "Commits that had to be tried again", ()),
+    "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
+    "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
+    "score_covered": ("metercast_scores_covered", "Scores inside the outer quantiles", ("role", "lead")),
+}
+
+
+def serve(edge: Edge) -> int:
+    """Serve /metrics where the parameters say; returns the port (0: nowhere)."""
+    registry = CollectorRegistry()
+    register(registry, lambda: samples(edge.node))
+    return serve_metrics(registry, edge.params.edge.metrics_host, edge.params.edge.metrics_port)
+
+
+def samples(node: Node) -> Iterator[Sample]:
+    """Every metric of one node, now."""
+    yield Sample("gauge", "metercast_build_info", "Version of this edge", 1, {"version": __version__})
+    for (name, label), value in sorted(list(node.counters.items())):  # copied at once: the loop goes on meanwhile
+        metric, text, labels = _COUNTERS[name]
+        yield Sample("counter", metric, text, value, dict(zip(labels, label.split(","), strict=False)))
+    yield from _gauges(node)
+
+
+def _gauges(node: Node) -> Iterator[Sample]:
+    yield Sample("gauge", "metercast_meters", "Meters known", node.site.rows, {})
+    yield Sample("gauge", "metercast_outbox_batches", "Batches that wait for central", node.uplink.batches, {})
+    yield Sample("gauge", "metercast_outbox_bytes", "Bytes that wait for central", node.uplink.size_bytes, {})
+    if node.clock_us != NO_INSTANT:
+        seconds = node.clock_us / SECOND_US
+        yield Sample("gauge", "metercast_watermark_timestamp_seconds", "Latest accepted reading", seconds, {})
+    if node.rounds.last_origin_us:
+        seconds = node.rounds.last_origin_us / SECOND_US
+        yield Sample("gauge", "metercast_forecast_origin_timestamp_seconds", "Newest origin forecast", seconds, {})
+    yield Sample("counter", "metercast_model_swaps", "Champions swapped in", node.models.swaps, {})
+    yield Sample("counter", "metercast_models_refused", "Models that failed a check", node.models.refusals, {})
+    for role, model in (("champion", node.models.champion), ("challenger", node.models.challenger)):
+        version = model.manifest.version if model else 0
+        yield Sample(
+            "gauge", "metercast_model_version", "Version of the running model; 0 none", version, {"role": role}
+        )

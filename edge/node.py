@@ -1,0 +1,344 @@
+"""The edge node: events in, effects out. All decisions of the edge are made behind `Node.handle`.
+
+Invariants: readings are committed before they are acknowledged (the Commit comes first among the effects); what is
+refused is committed as a dead letter with them; every origin a meter reaches is forecast once under the event clock,
+the newest one under the wall clock; the core never asks for the time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, assert_never
+
+import numpy as np
+
+from edge.changes import Changes
+from edge.dialects.native import Reading, RefusedItem, decode
+from edge.effects import (
+    AckedArrived,
+    ChunkArrived,
+    Commit,
+    DesiredArrived,
+    Effect,
+    Event,
+    ForecastsConfirmed,
+    Publish,
+    RawMessage,
+    ReadingsArrived,
+    Tick,
+)
+from edge.forecaster import Plan
+from edge.meters import NO_INSTANT, Meter
+from edge.models import Models
+from edge.rounds import Counters, RoundMaker
+from edge.site import SiteState
+from edge.uplink import UplinkLedger
+from edge.window import NEVER
+from shared.clock import SECOND_US, iso, parse_instant_us, to_datetime
+from shared.errors import MessageRefused
+from shared.messages import (
+    DEAD_LETTER_COLUMNS,
+    EVENT_COLUMNS,
+    READING_COLUMNS,
+    Acked,
+    DeadLetter,
+    Desired,
+    Status,
+    columns_of,
+    dead_letter,
+)
+from shared.params import Params
+from shared.topics import SiteTopics, is_id
+
+ROUNDS_PER_TICK: Final = 24
+
+
+class Node:
+    """One site's edge: its meters, its ledger, its models, behind one door."""
+
+    def __init__(
+        self, params: Params, *, site: SiteState, uplink: UplinkLedger, models: Models, plan: Plan, clock_us: int
+    ) -> None:
+        self.params = params
+        self.site = site
+        self.uplink = uplink
+        self.models = models
+        self.topics = SiteTopics(params.mqtt.root, params.site)
+        self.counters: Counters = defaultdict(float)
+        self.rounds = RoundMaker(params, site, plan, models, self.topics, self.counters)
+        self.clock_us = clock_us  # the event clock: the latest accepted ts of the site
+        self._confirmed: set[int] = set()
+
+    def handle(self, event: Event, wall_us: int) -> list[Effect]:
+        """Apply one event and return what the world should do about it, in order."""
+        match event:
+            case ReadingsArrived(messages):
+                return self._on_readings(messages, wall_us)
+            case Tick(idle):
+                return self._on_tick(wall_us, idle=idle)
+            case ForecastsConfirmed(delivered):
+                return self._on_confirmed(delivered)
+            case AckedArrived(topic, payload):
+                return self._on_acked(topic, payload)
+            case DesiredArrived(topic, payload):
+                return self._on_desired(topic, payload, wall_us)
+            case ChunkArrived(sha256, number, payload):
+                return self._models_changed(self.models.on_chunk(sha256, number, payload, to_datetime(wall_us)))
+            case _:
+                assert_never(event)
+
+    def now_us(self, wall_us: int) -> int:
+        """The clock that drives grid, forecasts and scores: wall, or the latest accepted reading."""
+        return wall_us if self.params.clock == "wall" else self.clock_us
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tick would close intervals or make forecasts at once."""
+        return self.rounds.due()
+
+    # -- readings ------------------------------------------------------------------------------------------------
+
+    def _on_readings(self, messages: Sequence[RawMessage], wall_us: int) -> list[Effect]:
+        changes = Changes()
+        rows: list[tuple[Any, ...]] = []
+        letters: list[DeadLetter] = []
+        touched: dict[int, list[Reading]] = {}
+        for message in messages:
+            readings, refused = self._decode(message, wall_us)
+            for reading in readings:
+                reason = self._reason_against(reading, wall_us)
+                if reason:
+                    item = None if len(readings) == 1 else reading.ts_us
+                    refused.append(RefusedItem(item, message.payload, reason))
+                else:
+                    self._take(reading, wall_us, changes, rows, touched)
+            received = iso(self.now_us(wall_us)) if self.clock_us != NO_INSTANT else iso(wall_us)
+            letters += [_letter(message.topic, item, received) for item in refused]
+        for row, taken in touched.items():
+            self._settle(self.site.meters.by_row[row], taken, wall_us, changes)
+        self.counters["dead_letters", ""] += len(letters)
+        changes.facts["clock_us"] = str(self.clock_us)
+        kinds = {"readings": columns_of(READING_COLUMNS, rows), "dead_letters": _letter_columns(letters)}
+        changes.outbox += self.uplink.enqueue(kinds, self._at(wall_us))
+        published = [Publish(self.topics.dead_letter, letter.encode()) for letter in letters]
+        return [self._commit(changes), *published]
+
+    def _decode(self, message: RawMessage, wall_us: int) -> tuple[list[Reading], list[RefusedItem]]:
+        if message.retain:  # a retained replay is state, not a new reading
+            self.counters["readings", "retained"] += 1
+            return [], []
+        meter = self.topics.meter_of(message.topic) or ""
+        limit = self.params.edge.max_payload_bytes
+        if len(message.payload) > limit:
+            reason = f"payload of {len(message.payload)} bytes, edge.max_payload_bytes is {limit}"
+            return [], [RefusedItem(None, message.payload, reason)]
+        if not is_id(meter):
+            reason = f"meter id {meter!r:.80} is not 1 to 64 of letters, digits, _ . : -"
+            return [], [RefusedItem(None, message.payload, reason)]
+        arrived_us = wall_us if self.clock_us == NO_INSTANT else self.now_us(wall_us)
+        return decode(meter, message.payload, arrived_us=arrived_us, default_period_us=self.params.step_s * SECOND_US)
+
+    def _reason_against(self, reading: Reading, wall_us: int) -> str:
+        """Why a well-formed reading cannot be taken now, or nothing."""
+        now_us = self.now_us(wall_us)
+        limits = self.site.limits
+        if now_us != NO_INSTANT and reading.ts_us > now_us + limits.max_ahead_us:
+            return f"ts {iso(reading.ts_us)} is further ahead of {iso(now_us)} than grid.max_ahead"
+        if now_us != NO_INSTANT and reading.ts_us < now_us - limits.max_age_us:
+            return f"ts {iso(reading.ts_us)} is older than grid.max_age before {iso(now_us)}"
+        known = reading.meter in self.site.meters.by_name
+        if not known and self.site.rows >= self.params.edge.max_meters:
+            return f"meter {reading.meter} would be beyond edge.max_meters {self.params.edge.max_meters}"
+        return ""
+
+    def _take(
+        self,
+        reading: Reading,
+        wall_us: int,
+        changes: Changes,
+        rows: list[tuple[Any, ...]],
+        touched: dict[int, list[Reading]],
+    ) -> None:
+        """Put one good reading into state, record row and counters; an exact duplicate changes nothing."""
+        meter = self.site.meters.by_name.get(reading.meter) or self.site.add_meter(reading.meter)
+        known = meter.known(reading)
+        if known is not None and known.value == reading.value and known.unit == reading.unit:
+            self.counters["readings", "duplicate"] += 1
+            return
+        if self.clock_us == NO_INSTANT or reading.ts_us > self.clock_us:
+            self.clock_us = reading.ts_us
+        now_us = self.now_us(wall_us)
+        rows.append(_record_row(reading, now_us))
+        if self._beyond_revision(meter, reading, now_us):
+            self.counters["readings", "late"] += 1
+            return
+        self.counters["readings", "accepted" if known is None else "corrected"] += 1
+        meter.keep(reading)
+        changes.readings.append((meter.row, reading, now_us))
+        touched.setdefault(meter.row, []).append(reading)
+
+    def _beyond_revision(self, meter: Meter, reading: Reading, now_us: int) -> bool:
+        """Whether its interval is closed and it comes too late to change that."""
+        closed_us = int(self.site.window.closed[meter.row]) * self.site.step_us
+        is_closed = self.site.meters.is_open(meter) and reading.ts_us < closed_us
+        return is_closed and reading.ts_us < now_us - self.site.limits.lateness_us
+
+    def _settle(self, meter: Meter, taken: list[Reading], wall_us: int, changes: Changes) -> None:
+        """Close and revise what the readings just taken settle and touch."""
+        meters, window = self.site.meters, self.site.window
+        if not meters.is_open(meter):
+            meters.open_at(meter, min(reading.ts_us for reading in taken))
+            opened = int(window.closed[meter.row])
+            self.rounds.begin(meter.row, opened)
+        if self.site.retired[meter.row]:
+            self.site.retired[meter.row] = False
+        before = int(window.closed[meter.row])
+        for reading in taken:
+            if reading.ts_us < before * self.site.step_us and meters.revise(meter, reading.ts_us):
+                self.counters["intervals", "revised"] += 1
+                first = (reading.ts_us - meters.rules.max_gap_us) // self.site.step_us
+                changes.closed.append((meter.row, first, before - first))
+        self._close(meter, meters.settle(meter, self.rounds.limit(meter.row)), before, changes)
+        if len(meter.instants_us) > 64:
+            changes.forgotten_before_us[meter.row] = meters.prune(meter, self.now_us(wall_us))
+        changes.meters.add(meter.row)
+
+    def _close(self, meter: Meter, count: int, before: int, changes: Changes) -> None:
+        if count:
+            self.counters["intervals", "closed"] += count
+            changes.closed.append((meter.row, before, count))
+            changes.meters.add(meter.row)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _on_tick(self, wall_us: int, *, idle: bool) -> list[Effect]:
+        now_us = self.now_us(wall_us)
+        if now_us == NO_INSTANT:
+            return []
+        changes = Changes()
+        cleared = self._close_waiting(now_us, changes, silent_too=idle or self.params.clock == "event")
+        made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK, now_us=now_us)
+        events = columns_of(EVENT_COLUMNS, [(now_us, "retired", publish.topic) for publish in cleared])
+        changes.outbox += self.uplink.enqueue({"scores": made.scores, "events": events}, self._at(wall_us))
+        self._note_confirmed(changes)
+        return [*([self._commit(changes)] if changes else []), *cleared, *made.publications]
+
+    def _close_waiting(self, now_us: int, changes: Changes, *, silent_too: bool) -> list[Publish]:
+        """Close what readings settled earlier but the window had no slack for, and what silence closes."""
+        cleared: list[Publish] = []
+        window, limits = self.site.window, self.site.limits
+        silent_until = (now_us - limits.grace_us) // self.site.step_us if silent_too else NEVER
+        rows = self.site.active_rows
+        settled = np.array([self.site.meters.by_row[row].settled_us for row in rows], dtype=np.int64)
+        target = np.maximum(settled // self.site.step_us, silent_until)
+        for index in np.flatnonzero((target > window.closed[rows]) & (window.closed[rows] != NEVER)):
+            meter = self.site.meters.by_row[rows[index]]
+            if silent_too and meter.latest_us < now_us - limits.retire_after_us:
+                cleared.append(self._retire(meter, changes))
+                continue
+            before = int(window.closed[meter.row])
+            until = min(int(target[index]), self.rounds.limit(meter.row))
+            self._close(meter, self.site.meters.close_until(meter, until), before, changes)
+        return cleared
+
+    def _retire(self, meter: Meter, changes: Changes) -> Publish:
+        """A meter silent for too long: its retained forecast is cleared."""
+        self.site.retired[meter.row] = True
+        changes.meters.add(meter.row)
+        self.counters["meters", "retired"] += 1
+        return Publish(self.topics.forecast(meter.name), b"", retain=True)
+
+    # -- central -------------------------------------------------------------------------------------------------
+
+    def _on_confirmed(self, delivered: Iterable[tuple[int, int]]) -> list[Effect]:
+        for row, origin in delivered:
+            self.site.delivered[row] = max(int(self.site.delivered[row]), origin)
+            self._confirmed.add(row)
+        return []
+
+    def _note_confirmed(self, changes: Changes) -> None:
+        """Confirmations ride along with the next commit that is made anyway, or make one when enough wait."""
+        if changes or len(self._confirmed) >= self.site.rows:
+            changes.meters |= self._confirmed
+            self._confirmed = set()
+
+    def _on_acked(self, topic: str, payload: bytes) -> list[Effect]:
+        try:
+            acked = Acked.decode(payload, topic)
+        except MessageRefused:
+            self.counters["control", "refused"] += 1
+            return []
+        recorded = self.uplink.on_acked(acked)
+        return [self._commit(Changes(acked=recorded))] if recorded else []
+
+    def _on_desired(self, topic: str, payload: bytes, wall_us: int) -> list[Effect]:
+        try:
+            desired = Desired.decode(payload, topic)
+        except MessageRefused as reason:
+            self.counters["control", "refused"] += 1
+            letter = dead_letter(topic, payload, str(reason), iso(wall_us))
+            return [Publish(self.topics.dead_letter, letter.encode())]
+        return self._models_changed(self.models.on_desired(desired, to_datetime(wall_us)))
+
+    def _models_changed(self, effects: list[Effect]) -> list[Effect]:
+        """Artifacts are saved first, then the choice is committed, then told."""
+        if not effects:
+            return []
+        saved = [effect for effect in effects if not isinstance(effect, Publish)]
+        told = [effect for effect in effects if isinstance(effect, Publish)]
+        return [*saved, self._commit(Changes(facts={"models": self.models.fact()})), *told]
+
+    # -- status --------------------------------------------------------------------------------------------------
+
+    def status(self, *, instance: str, started_at: str, version: str) -> Status:
+        """How the edge is; degraded from 80 % of the outbox on."""
+        full = self.uplink.size_bytes / self.params.outbox.max_bytes
+        reasons = [f"outbox is {full:.0%} full"] if full >= 0.8 else []
+        champion = self.models.champion
+        return Status(
+            state="degraded" if reasons else "online",
+            instance=instance,
+            epoch=self.uplink.epoch,
+            version=version,
+            started_at=started_at,
+            meters=self.site.rows,
+            champion=champion.manifest.version if champion else None,
+            watermark=iso(self.clock_us) if self.clock_us != NO_INSTANT else None,
+            outbox=self.uplink.batches,
+            reasons=reasons,
+        )
+
+    def _commit(self, changes: Changes) -> Commit:
+        changes.facts["next_seq"] = str(self.uplink.next_seq)
+        return Commit(changes)
+
+    def _at(self, wall_us: int) -> str:
+        now_us = self.now_us(wall_us)
+        return iso(now_us if now_us != NO_INSTANT else wall_us)
+
+
+def _record_row(reading: Reading, received_us: int) -> tuple[Any, ...]:
+    period_s = reading.period_us / SECOND_US if reading.period_us else None
+    return (
+        reading.meter,
+        reading.ts_us,
+        reading.value,
+        reading.unit,
+        reading.kind,
+        period_s,
+        reading.quality,
+        received_us,
+    )
+
+
+def _letter(topic: str, item: RefusedItem, received_at: str) -> DeadLetter:
+    return dead_letter(topic, item.content, item.reason, received_at, item=item.item)
+
+
+def _letter_columns(letters: list[DeadLetter]) -> dict[str, list[Any]]:
+    rows = [
+        (one.id, one.topic, one.payload, one.payload_b64, one.reason, parse_instant_us(one.received_at), one.count)
+        for one in letters
+    ]
+    return columns_of(DEAD_LETTER_COLUMNS, rows)

@@ -1,0 +1,217 @@
+"""The shell of the edge: turns the world into events and carries effects out, in order, in batches.
+
+Invariants: a message is acknowledged only after the commit its event led to; effects are carried out in the order the
+core gave them; while the state cannot be written nothing is acknowledged and the commit is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Final
+
+from edge.bootstrap import Edge
+from edge.changes import Changes
+from edge.effects import (
+    AckedArrived,
+    ChunkArrived,
+    Commit,
+    DesiredArrived,
+    Effect,
+    Event,
+    ForecastsConfirmed,
+    KeepArtifacts,
+    Publish,
+    RawMessage,
+    ReadingsArrived,
+    SaveArtifact,
+    Subscribe,
+    Tick,
+    Unsubscribe,
+)
+from edge.metrics import serve
+from shared import __version__
+from shared.clock import to_us, wall_now
+from shared.errors import StateError
+from shared.messages import Status
+from shared.mqtt import Delivery, Incoming
+from shared.topics import parse_artifact_chunk
+
+log = logging.getLogger(__name__)
+
+LINGER_S: Final = 0.05  # a batch that is not full waits this long for more: one sync to disk serves them all
+IDLE_WAIT_S: Final = 0.2
+STATUS_EVERY_S: Final = 10.0
+UNCONFIRMED_AT_MOST: Final = 4000  # beyond this no new forecasts are made until the broker confirms some
+COMMIT_RETRY_S: Final = 1.0
+STALLED_AFTER_S: Final = 30.0
+
+
+class Runtime:
+    """Runs one edge until told to stop."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._node = edge.node
+        self._connection = edge.connection
+        self._stop = threading.Event()
+        self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
+        self._status_due_s = 0.0
+        self._stalled_due_s = 0.0
+        self._was_connected = False
+
+    def stop(self) -> None:
+        """Ask the loop to end after the batch in hand."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until `stop`; raises BrokerUnreachable when the broker cannot be reached at first."""
+        self._connection.start()
+        serve(self._edge)
+        self._carry_out([self._node.models.report()])
+        log.info("edge runs", extra={"site": self._edge.params.site, "meters": self._node.site.rows})
+        while not self._stop.is_set():
+            self._step()
+        self._say_offline()
+        self._connection.stop()
+        self._edge.store.close()
+
+    def _step(self) -> None:
+        busy = self._node.busy and len(self._unconfirmed) < UNCONFIRMED_AT_MOST
+        messages = self._take(0.0 if busy else IDLE_WAIT_S)
+        if messages:
+            self._on_messages(messages)
+        self._confirm()
+        if len(self._unconfirmed) < UNCONFIRMED_AT_MOST:
+            self._handle(Tick(idle=not messages and not self._connection.waiting))
+        self._pump_uplink()
+        self._periodic()
+
+    def _take(self, timeout_s: float) -> list[Incoming]:
+        limit = self._edge.params.edge.batch
+        messages = self._connection.receive(limit, timeout_s)
+        if messages and len(messages) < limit:
+            time.sleep(LINGER_S)
+            messages += self._connection.receive(limit - len(messages), 0.001)
+        return messages
+
+    def _on_messages(self, messages: list[Incoming]) -> None:
+        topics = self._node.topics
+        readings = [message for message in messages if topics.meter_of(message.topic) is not None]
+        if readings:
+            self._handle(ReadingsArrived(tuple(RawMessage(m.topic, m.payload, m.retain) for m in readings)))
+        for message in messages:
+            event = self._control(message)
+            if event is not None:
+                self._handle(event)
+        self._connection.acknowledge(messages)
+
+    def _control(self, message: Incoming) -> Event | None:
+        topics = self._node.topics
+        if message.topic == topics.acked:
+            return AckedArrived(message.topic, message.payload)
+        if message.topic == topics.desired and message.payload:
+            return DesiredArrived(message.topic, message.payload)
+        chunk = parse_artifact_chunk(topics.root, message.topic)
+        return ChunkArrived(*chunk, message.payload) if chunk is not None else None
+
+    def _handle(self, event: Event) -> None:
+        self._carry_out(self._node.handle(event, to_us(wall_now())))
+
+    # -- effects -------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Commit(changes):
+                    self._commit(changes)
+                case Publish():
+                    self._publish(effect)
+                case Subscribe(topic_filter):
+                    self._connection.subscribe(topic_filter)
+                case Unsubscribe(topic_filter):
+                    self._connection.unsubscribe(topic_filter)
+                case SaveArtifact(sha256, artifact):
+                    self._save(sha256, artifact)
+                case KeepArtifacts(sha256s):
+                    self._edge.artifacts.keep_only(sha256s)
+
+    def _commit(self, changes: Changes) -> None:
+        """Write, trying again for as long as it takes: until then nothing after it happens, nothing is acknowledged."""
+        while True:
+            try:
+                self._edge.store.commit(changes, self._node.site)
+                return
+            except StateError as error:
+                log.error("commit failed", extra={"reason": str(error)})
+                self._node.counters["commits_failed", ""] += 1
+                if self._stop.wait(COMMIT_RETRY_S):
+                    raise
+
+    def _save(self, sha256: str, artifact: bytes) -> None:
+        """Keep the artifact for a restart; without room for it the model serves from memory all the same."""
+        try:
+            self._edge.artifacts.save(sha256, artifact)
+        except OSError as error:
+            log.error("artifact not saved", extra={"sha256": sha256, "reason": str(error)})
+
+    def _publish(self, effect: Publish) -> None:
+        delivery = self._connection.publish(
+            effect.topic, effect.payload, retain=effect.retain, expiry_s=effect.expiry_s
+        )
+        self._unconfirmed.append((delivery, effect.forecast, effect))
+
+    def _confirm(self) -> None:
+        """Take up what the broker has confirmed, in order; what found the queue full is published again."""
+        confirmed: list[tuple[int, int]] = []
+        while self._unconfirmed:
+            delivery, forecast, effect = self._unconfirmed[0]
+            if delivery.refused:
+                self._unconfirmed.popleft()
+                self._publish(effect)
+                break
+            if not delivery.done:
+                break
+            self._unconfirmed.popleft()
+            if forecast is not None:
+                confirmed.append(forecast)
+        if confirmed:
+            self._handle(ForecastsConfirmed(tuple(confirmed)))
+
+    def _pump_uplink(self) -> None:
+        if not self._connection.connected:
+            return
+        uplink = self._edge.params.uplink
+        due = self._node.uplink.due(
+            time.monotonic(), window=uplink.window, resend_after_s=uplink.resend_after.total_seconds()
+        )
+        for seq in due:
+            body = self._edge.store.outbox_body(seq)
+            if body is not None:
+                self._connection.publish(self._node.topics.uplink, body)
+
+    # -- status --------------------------------------------------------------------------------------------------
+
+    def _periodic(self) -> None:
+        now_s = time.monotonic()
+        reconnected = self._connection.connected and not self._was_connected
+        self._was_connected = self._connection.connected
+        if reconnected or now_s >= self._status_due_s:
+            self._status_due_s = now_s + STATUS_EVERY_S
+            self._connection.publish(self._node.topics.status, self._status().encode(), retain=True)
+        if now_s >= self._stalled_due_s:
+            self._stalled_due_s = now_s + STALLED_AFTER_S
+            self._carry_out(self._node.models.stalled())
+
+    def _status(self) -> Status:
+        return self._node.status(instance=self._edge.instance, started_at=self._edge.started_at, version=__version__)
+
+    def _say_offline(self) -> None:
+        status = self._status()
+        status.state = "offline"
+        delivery = self._connection.publish(self._node.topics.status, status.encode(), retain=True)
+        deadline_s = time.monotonic() + 2
+        while not delivery.done and time.monotonic() < deadline_s:
+            time.sleep(0.01)

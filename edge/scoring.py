@@ -1,0 +1,97 @@
+"""Forecasts meet the truth: what was issued at a few leads is kept until its interval closes, then scored.
+
+Invariants: a score uses the forecast as it was issued, never one made later; each (meter, interval, lead, role) is
+scored once, in the order of the origins, however the readings were batched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.window import FIRST_ROWS
+
+Ints = NDArray[np.int64]
+Loads = NDArray[np.float32]
+
+SCORED_LEADS_H: Final = (1, 6, 24, 48)
+ROLES: Final = ("champion", "challenger")
+_NO_ORIGIN: Final = -1
+
+
+def scored_leads(step_s: int, horizon_steps: int) -> tuple[int, ...]:
+    """The leads, in steps, whose forecasts are scored: 1, 6, 24 and 48 h ahead where the horizon reaches that far."""
+    leads = sorted({hours * 3600 // step_s for hours in SCORED_LEADS_H})
+    return tuple(lead for lead in leads if lead <= horizon_steps) or (horizon_steps,)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What one role issued at one origin, at the scored leads: low, median and high [rows, leads, 3] in kW."""
+
+    role: int
+    origin: int
+    rows: Ints
+    spread_kw: Loads
+    rung: NDArray[np.int8]
+    version: Ints
+
+
+class Scoreboard:
+    """Per role, meter and scored lead the last forecasts issued, until their interval closes.
+
+    A lead of h needs h origins kept; all leads share one axis of slots, lead k's start at `offsets[k]`.
+    """
+
+    def __init__(self, leads: tuple[int, ...]) -> None:
+        self.leads = leads
+        self._depth = np.array(leads, dtype=np.int64) + 1
+        self._offsets = np.concatenate([[0], np.cumsum(self._depth)[:-1]])
+        self.slots = int(self._depth.sum())
+        self._origin: list[NDArray[np.int64]] = []
+        self._spread_kw: list[Loads] = []
+        self._rung: list[NDArray[np.int8]] = []
+        self._version: list[NDArray[np.int64]] = []
+
+    def _reach(self, role: int, rows: int) -> None:
+        while len(self._origin) <= role:
+            self._origin.append(np.full((FIRST_ROWS, self.slots), _NO_ORIGIN, dtype=np.int64))
+            self._spread_kw.append(np.full((FIRST_ROWS, self.slots, 3), np.nan, dtype=np.float32))
+            self._rung.append(np.zeros((FIRST_ROWS, self.slots), dtype=np.int8))
+            self._version.append(np.zeros((FIRST_ROWS, self.slots), dtype=np.int64))
+        while len(self._origin[role]) < rows:
+            self._origin[role] = np.concatenate([self._origin[role], np.full_like(self._origin[role], _NO_ORIGIN)])
+            for arrays in (self._spread_kw, self._rung, self._version):
+                grown: Any = np.concatenate([arrays[role], np.zeros_like(arrays[role])])
+                arrays[role] = grown
+
+    def _slots_of(self, origins: Ints) -> Ints:
+        slots: Ints = self._offsets + origins % self._depth
+        return slots
+
+    def put(self, issued: Issued) -> None:
+        """Keep what was issued."""
+        if not len(issued.rows):
+            return
+        self._reach(issued.role, int(issued.rows.max()) + 1)
+        slots = self._slots_of(np.full(len(self.leads), issued.origin))
+        place = (issued.rows[:, None], slots[None, :])
+        self._origin[issued.role][place] = issued.origin
+        self._spread_kw[issued.role][place] = issued.spread_kw
+        self._rung[issued.role][place] = issued.rung[:, None]
+        self._version[issued.role][place] = issued.version[:, None]
+
+    def due(self, role: int, rows: Ints, number: int) -> tuple[Ints, Ints, Loads, NDArray[np.int8], Ints]:
+        """What was issued for interval `number`: (index into rows, index into leads, spread [n, 3], rung, version)."""
+        if role >= len(self._origin) or not len(rows):
+            none = np.zeros(0, dtype=np.int64)
+            return none, none, np.zeros((0, 3), dtype=np.float32), none.astype(np.int8), none
+        self._reach(role, int(rows.max()) + 1)
+        origins = number - np.array(self.leads, dtype=np.int64) + 1
+        place = (rows[:, None], self._slots_of(origins)[None, :])
+        who, lead = np.nonzero(self._origin[role][place] == origins[None, :])
+        found = (rows[who], self._slots_of(origins)[lead])
+        return who, lead, self._spread_kw[role][found], self._rung[role][found], self._version[role][found]

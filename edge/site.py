@@ -1,0 +1,73 @@
+"""All of a site's state in memory: meters, their window, how far each was forecast, and the scoreboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.meters import Meter, Meters
+from edge.scoring import Scoreboard
+from edge.window import NEVER, Window
+from shared.clock import DAY_US
+from shared.features import window_steps
+from shared.grid import GridRules
+from shared.params import Params
+
+SLACK_DAYS = 10  # how far intervals may close ahead of the forecasts in a fast replay
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of event time in microseconds, relative to now."""
+
+    lateness_us: int
+    grace_us: int
+    max_ahead_us: int
+    max_age_us: int
+    retire_after_us: int
+
+    @classmethod
+    def of(cls, params: Params) -> Limits:
+        """From the parameters."""
+        grid = params.grid
+        spans = (grid.lateness, grid.grace, params.max_ahead, grid.max_age, params.forecast.retire_after)
+        return cls(*(round(span.total_seconds() * 1e6) for span in spans))
+
+
+class SiteState:
+    """Meters by row; `forecast` and `delivered` hold the last origin made and the last one the broker confirmed."""
+
+    def __init__(self, params: Params, scoreboard: Scoreboard) -> None:
+        step_s = params.step_s
+        self.limits = Limits.of(params)
+        self.step_us = step_s * 1_000_000
+        self.steps_per_day = DAY_US // self.step_us
+        self.window = Window(window_steps(step_s), SLACK_DAYS * self.steps_per_day)
+        rules = GridRules.of(step=params.grid.step, hold=params.grid.hold, max_gap=params.grid.max_gap)
+        self.meters = Meters(self.window, rules, lateness_us=self.limits.lateness_us)
+        self.scoreboard = scoreboard
+        self.forecast: NDArray[np.int64] = np.full(len(self.window.closed), NEVER, dtype=np.int64)
+        self.delivered: NDArray[np.int64] = self.forecast.copy()
+        self.retired: NDArray[np.bool_] = np.zeros(len(self.window.closed), dtype=np.bool_)
+
+    def add_meter(self, name: str) -> Meter:
+        """A new meter; every per-meter array grows with the window."""
+        meter = self.meters.add(name)
+        if len(self.forecast) < len(self.window.closed):
+            self.forecast = np.concatenate([self.forecast, np.full_like(self.forecast, NEVER)])
+            self.delivered = np.concatenate([self.delivered, np.full_like(self.delivered, NEVER)])
+            self.retired = np.concatenate([self.retired, np.zeros_like(self.retired)])
+        return meter
+
+    @property
+    def rows(self) -> int:
+        """How many meters there are."""
+        return self.window.rows
+
+    @property
+    def active_rows(self) -> NDArray[np.int64]:
+        """Rows of meters that are not retired."""
+        rows: NDArray[np.int64] = np.flatnonzero(~self.retired[: self.rows])
+        return rows

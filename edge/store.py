@@ -1,0 +1,191 @@
+"""The edge's state on disk: SQLite, one transaction per batch, synced before anything is acknowledged.
+
+Invariants: `commit` is all or nothing and on disk when it returns; what `load_site` reads back is what the core held
+when its last commit was made.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edge.changes import Changes
+from edge.dialects.native import Reading
+from edge.scoring import Issued, Scoreboard
+from edge.site import SiteState
+from shared.errors import StateError
+from shared.grid import KINDS
+
+DATABASE: Final = "edge.sqlite"
+SCHEMA_VERSION: Final = 1
+_TABLES: Final = """
+CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE meters(
+    row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, closed INTEGER NOT NULL, settled_us INTEGER NOT NULL,
+    latest_us INTEGER NOT NULL, forecast INTEGER NOT NULL, delivered INTEGER NOT NULL, retired INTEGER NOT NULL);
+CREATE TABLE readings(
+    meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, unit TEXT NOT NULL, kind INTEGER NOT NULL,
+    period_us INTEGER NOT NULL, quality TEXT NOT NULL, PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
+CREATE TABLE history(meter INTEGER NOT NULL, day INTEGER NOT NULL, load_kw BLOB NOT NULL, PRIMARY KEY(meter, day))
+    WITHOUT ROWID;
+CREATE TABLE issued(
+    meter INTEGER NOT NULL, role INTEGER NOT NULL, origin INTEGER NOT NULL, spread_kw BLOB NOT NULL,
+    rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(meter, role, origin)) WITHOUT ROWID;
+CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+
+
+class Store:
+    """The state database of one edge."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA busy_timeout=5000")
+            self._create_or_check(folder)
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(f"edge.state_dir {folder}: {error}") from error
+
+    def _create_or_check(self, folder: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            self._db.execute("INSERT INTO facts VALUES('epoch', ?)", (secrets.token_hex(8),))
+        elif version != SCHEMA_VERSION:
+            raise StateError(f"edge.state_dir {folder}: schema {version} was written by another version of metercast")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Named single values: epoch, clock, models."""
+        return dict(self._db.execute("SELECT name, value FROM facts"))
+
+    def commit(self, changes: Changes, site: SiteState) -> None:
+        """Write everything in one transaction; raises StateError when it cannot, and then nothing is written."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._write(changes, site)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StateError(f"the state database cannot be written: {error}") from error
+
+    def _write(self, changes: Changes, site: SiteState) -> None:
+        many = self._db.executemany
+        many("INSERT OR REPLACE INTO facts VALUES(?, ?)", changes.facts.items())
+        many("INSERT OR REPLACE INTO readings VALUES(?,?,?,?,?,?,?)", map(_reading_row, changes.readings))
+        many("DELETE FROM readings WHERE meter = ? AND ts_us < ?", changes.forgotten_before_us.items())
+        many("INSERT OR REPLACE INTO history VALUES(?,?,?)", _history_rows(changes, site))
+        many("INSERT OR REPLACE INTO issued VALUES(?,?,?,?,?,?)", _issued_rows(changes.issued))
+        many("DELETE FROM issued WHERE meter = ? AND origin < ?", _stale_issued(changes.issued, site))
+        many("INSERT OR REPLACE INTO outbox VALUES(?, ?)", changes.outbox)
+        many("DELETE FROM outbox WHERE seq = ?", ((seq,) for seq in changes.acked))
+        many("INSERT OR REPLACE INTO meters VALUES(?,?,?,?,?,?,?,?)", (_meter_row(site, row) for row in changes.meters))
+        days = {(row, _oldest_day(site, row)) for row, _first, _count in changes.closed}
+        many("DELETE FROM history WHERE meter = ? AND day < ?", days)
+
+    def outbox_body(self, seq: int) -> bytes | None:
+        """One waiting batch."""
+        found = self._db.execute("SELECT body FROM outbox WHERE seq = ?", (seq,)).fetchone()
+        return found[0] if found else None
+
+    def outbox_index(self) -> list[tuple[int, int]]:
+        """(seq, bytes) of all waiting batches in order."""
+        return list(self._db.execute("SELECT seq, length(body) FROM outbox ORDER BY seq"))
+
+    def load_site(self, site: SiteState) -> None:
+        """Fill an empty site with what the last commit left."""
+        try:
+            for line in self._db.execute("SELECT * FROM meters ORDER BY row"):
+                _load_meter(site, line)
+            for meter, ts_us, value, unit, kind, period_us, quality in self._db.execute("SELECT * FROM readings"):
+                held = site.meters.by_row[meter]
+                held.keep(Reading(held.name, ts_us, value, unit, KINDS[kind], period_us, quality))
+            for meter, day, load_kw in self._db.execute("SELECT * FROM history"):
+                _load_day(site, meter, day, load_kw)
+            for line in self._db.execute("SELECT * FROM issued ORDER BY origin"):
+                site.scoreboard.put(_issued_from(line, site.scoreboard))
+        except (sqlite3.Error, IndexError, ValueError) as error:
+            raise StateError(f"the state database cannot be read: {error}") from error
+
+
+def _reading_row(entry: tuple[int, Reading, int]) -> tuple[object, ...]:
+    row, r, _received_us = entry
+    return row, r.ts_us, r.value, r.unit, KINDS.index(r.kind), r.period_us, r.quality
+
+
+def _meter_row(site: SiteState, row: int) -> tuple[object, ...]:
+    meter = site.meters.by_row[row]
+    numbers = (site.window.closed, site.forecast, site.delivered)
+    closed, forecast, delivered = (int(array[row]) for array in numbers)
+    return row, meter.name, closed, meter.settled_us, meter.latest_us, forecast, delivered, int(site.retired[row])
+
+
+def _oldest_day(site: SiteState, row: int) -> int:
+    return int(site.window.closed[row] - site.window.width) // site.steps_per_day
+
+
+def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, bytes]]:
+    """Each touched day of the ring as one blob; slots not yet closed are NaN."""
+    per_day = site.steps_per_day
+    days = {
+        (row, day)
+        for row, first, count in changes.closed
+        for day in range(first // per_day, (first + count - 1) // per_day + 1)
+    }
+    for row, day in days:
+        numbers = np.arange(day * per_day, (day + 1) * per_day)
+        closed = int(site.window.closed[row])
+        held = (numbers < closed) & (numbers >= closed - site.window.width)
+        load_kw = np.where(held, site.window.load_kw[row, numbers % site.window.width], np.nan)
+        yield row, day, load_kw.astype(np.float32).tobytes()
+
+
+def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, int]) -> None:
+    row, name, closed, settled_us, latest_us, forecast, delivered, retired = line
+    meter = site.add_meter(name)
+    if meter.row != row:
+        raise ValueError(f"meter {name} stands in row {row}, expected {meter.row}")
+    meter.settled_us, meter.latest_us = settled_us, latest_us
+    site.window.closed[row], site.forecast[row], site.delivered[row] = closed, forecast, delivered
+    site.retired[row] = bool(retired)
+
+
+def _load_day(site: SiteState, row: int, day: int, load_kw: bytes) -> None:
+    numbers = np.arange(day * site.steps_per_day, (day + 1) * site.steps_per_day)
+    closed = int(site.window.closed[row])
+    held = (numbers < closed) & (numbers >= closed - site.window.width)
+    site.window.load_kw[row, numbers[held] % site.window.width] = np.frombuffer(load_kw, dtype=np.float32)[held]
+
+
+def _issued_rows(issued: Iterable[Issued]) -> Iterator[tuple[object, ...]]:
+    for one in issued:
+        for index, row in enumerate(one.rows.tolist()):
+            body = one.spread_kw[index].tobytes()
+            yield row, one.role, one.origin, body, int(one.rung[index]), int(one.version[index])
+
+
+def _stale_issued(issued: Iterable[Issued], site: SiteState) -> set[tuple[int, int]]:
+    reach = max(site.scoreboard.leads) + 1
+    newest = {row: one.origin for one in issued for row in one.rows.tolist()}
+    return {(row, origin - reach) for row, origin in newest.items()}
+
+
+def _issued_from(line: tuple[int, int, int, bytes, int, int], scoreboard: Scoreboard) -> Issued:
+    row, role, origin, body, rung, version = line
+    spread_kw = np.frombuffer(body, dtype=np.float32).reshape(1, len(scoreboard.leads), 3)
+    return Issued(
+        role, origin, np.array([row]), spread_kw, np.array([rung], dtype=np.int8), np.array([version], dtype=np.int64)
+    )

@@ -1,0 +1,82 @@
+"""The edge's half of the ledger: numbered batches that wait on disk until central has them in the record.
+
+Invariants: within an epoch numbers rise by one and are never used twice; a batch leaves the outbox only when central's
+ack covers it; at most `window` batches are under way at once, and those unanswered are sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
+
+Kinds = Mapping[str, dict[str, list[Any]]]
+_ROWS_AT_MOST: Final = 10_000
+
+
+class UplinkLedger:
+    """Which batches wait, which are under way, which number comes next."""
+
+    def __init__(self, site: str, epoch: str, *, next_seq: int, waiting: list[tuple[int, int]]) -> None:
+        self.site = site
+        self.epoch = epoch
+        self.next_seq = next_seq
+        self._waiting = dict(waiting)
+        self._sent_s: dict[int, float] = {}
+
+    @property
+    def batches(self) -> int:
+        """Batches that wait for central."""
+        return len(self._waiting)
+
+    @property
+    def size_bytes(self) -> int:
+        """Their size."""
+        return sum(self._waiting.values())
+
+    def enqueue(self, kinds: Kinds, at: str) -> list[tuple[int, bytes]]:
+        """Number and compress rows into as many batches as their size needs; returns (seq, body) to commit."""
+        filled = {kind: columns for kind, columns in kinds.items() if any(columns.values())}
+        if not filled:
+            return []
+        body = Uplink(site=self.site, epoch=self.epoch, seq=self.next_seq, at=at, kinds=filled).compress()
+        rows = {kind: len(next(iter(columns.values()))) for kind, columns in filled.items()}
+        if (len(body) > MAX_UPLINK_BYTES or max(rows.values()) > _ROWS_AT_MOST) and sum(rows.values()) > 1:
+            first, second = _halves(filled, rows)
+            return self.enqueue(first, at) + self.enqueue(second, at)
+        self._waiting[self.next_seq] = len(body)
+        self.next_seq += 1
+        return [(self.next_seq - 1, body)]
+
+    def on_acked(self, acked: Acked) -> list[int]:
+        """The batches that are now in the record and leave the outbox; acks of another epoch are ignored."""
+        if acked.epoch != self.epoch:
+            return []
+        recorded = [seq for seq in self._waiting if seq <= acked.seq]
+        for seq in recorded:
+            del self._waiting[seq]
+            self._sent_s.pop(seq, None)
+        for first, last in acked.missing:
+            for seq in [seq for seq in self._sent_s if first <= seq <= last]:
+                del self._sent_s[seq]
+        return recorded
+
+    def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
+        """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long."""
+        oldest = list(self._waiting)[:window]
+        due = [seq for seq in oldest if monotonic_s - self._sent_s.get(seq, float("-inf")) >= resend_after_s]
+        for seq in due:
+            self._sent_s[seq] = monotonic_s
+        return due
+
+
+def _halves(kinds: Kinds, rows: Mapping[str, int]) -> tuple[Kinds, Kinds]:
+    """Split the largest kind in two; the others stay in the first half."""
+    largest = max(rows, key=lambda kind: rows[kind])
+    if rows[largest] == 1:
+        return {largest: kinds[largest]}, {kind: kinds[kind] for kind in kinds if kind != largest}
+    middle = rows[largest] // 2
+    first = {name: column[:middle] for name, column in kinds[largest].items()}
+    second = {name: column[middle:] for name, column in kinds[largest].items()}
+    return {**kinds, largest: first}, {largest: second}
