@@ -18,7 +18,9 @@ MIN_READINGS: Final = 17_510  # of the year's 17,520 half-hours
 MAX_ZERO_SHARE: Final = 0.001
 MEAN_KWH: Final = (0.08, 1.0)  # per half-hour: somebody lives there, and it is a household
 MAX_LOW_DAYS: Final = 21  # days under a quarter of the household's median day: holidays yes, moving out no
-MAX_MONTH_RATIO: Final = 4.0  # busiest month over quietest: no electrically heated home, whose own change would drown ours
+MAX_MONTH_RATIO: Final = (
+    4.0  # busiest month over quietest: no electrically heated home, whose own change would drown ours
+)
 
 
 def choose(readings: pd.DataFrame) -> list[str]:
