@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from edge import inference
 from edge.forecaster import Plan
@@ -23,6 +24,9 @@ from shared.messages import Status
 from shared.mqtt import Connection, Will
 from shared.params import Params
 from shared.topics import SiteTopics
+
+
+MAX_DESIRED_BYTES: Final = 1_048_576  # manifests with their golden rows stay far below
 
 
 class ArtifactFolder:
@@ -116,5 +120,6 @@ def build(params: Params) -> Edge:
         client_id=f"metercast-edge-{params.site}",
         filters=[topics.readings, topics.acked, topics.desired],
         will=Will(topics.status, offline.encode()),
+        keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )
     return Edge(params, node, store, artifacts, connection, instance, started_at)

@@ -9,10 +9,11 @@ from edge.changes import Changes
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A message of a readings topic as it came."""
+    """A message of a readings topic; `size` is what was sent, `payload` perhaps only its beginning."""
 
     topic: str
     payload: bytes
+    size: int
     retain: bool = False
 
 

@@ -36,7 +36,7 @@ def serve(edge: Edge) -> int:
 def samples(node: Node) -> Iterator[Sample]:
     """Every metric of one node, now."""
     yield Sample("gauge", "metercast_build_info", "Version of this edge", 1, {"version": __version__})
-    for (name, label), value in sorted(list(node.counters.items())):  # copied at once: the loop goes on meanwhile
+    for (name, label), value in sorted(node.counters.items()):
         metric, text, labels = _COUNTERS[name]
         yield Sample("counter", metric, text, value, dict(zip(labels, label.split(","), strict=False)))
     yield from _gauges(node)

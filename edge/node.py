@@ -130,8 +130,8 @@ class Node:
             return [], []
         meter = self.topics.meter_of(message.topic) or ""
         limit = self.params.edge.max_payload_bytes
-        if len(message.payload) > limit:
-            reason = f"payload of {len(message.payload)} bytes, edge.max_payload_bytes is {limit}"
+        if message.size > limit:
+            reason = f"payload of {message.size} bytes, edge.max_payload_bytes is {limit}"
             return [], [RefusedItem(None, message.payload, reason)]
         if not is_id(meter):
             reason = f"meter id {meter!r:.80} is not 1 to 64 of letters, digits, _ . : -"

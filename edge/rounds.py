@@ -151,7 +151,7 @@ class RoundMaker:
             self._count(role_name, leads, np.abs(y_kw - middle_kw), (low_kw <= y_kw) & (y_kw <= high_kw))
 
     def _count(self, role: str, leads: Ints, error_kw: NDArray[np.float64], covered: NDArray[np.bool_]) -> None:
-        for lead in self._site.scoreboard.leads:
+        for lead in np.unique(leads).tolist():
             mine = leads == lead
             label = f"{role},{lead}"
             self._counters["scores", label] += int(mine.sum())

@@ -101,7 +101,7 @@ class Runtime:
         topics = self._node.topics
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
-            self._handle(ReadingsArrived(tuple(RawMessage(m.topic, m.payload, m.retain) for m in readings)))
+            self._handle(ReadingsArrived(tuple(RawMessage(m.topic, m.payload, m.size, m.retain) for m in readings)))
         for message in messages:
             event = self._control(message)
             if event is not None:

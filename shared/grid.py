@@ -136,10 +136,9 @@ def _sums(parts: Segments, first_us: int, count: int, step_us: int) -> tuple[Flo
     interval = first[owner] + nth
     opens_us = first_us + interval * step_us
     covered_us = np.minimum(end_us[owner], opens_us + step_us) - np.maximum(start_us[owner], opens_us)
-    covered_us = covered_us.astype(np.float64)
-    energy: Floats = np.bincount(interval, weights=covered_us * parts.load_kw[inside][owner], minlength=count)
-    covered: Floats = np.bincount(interval, weights=covered_us, minlength=count)
-    return energy, covered
+    energy = np.bincount(interval, weights=covered_us * parts.load_kw[inside][owner], minlength=count)
+    covered = np.bincount(interval, weights=covered_us, minlength=count)
+    return energy.astype(np.float64, copy=False), covered.astype(np.float64, copy=False)
 
 
 def covered_until_us(ts_us: int, period_us: int, kind: Kind) -> int:

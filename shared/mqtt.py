@@ -2,7 +2,8 @@
 
 Invariants: filters are subscribed on every connect; a message is acknowledged only by `acknowledge`, and only on the
 connection it came on (after a reconnect the broker sends it again); what waits in the inbox is bounded, because the
-broker never sends more than ReceiveMaximum unacknowledged QoS 1 messages, and QoS 0 beyond it is dropped and counted.
+broker never sends more than ReceiveMaximum unacknowledged QoS 1 messages, each is kept up to `keep_bytes`, and QoS 0
+beyond it is dropped and counted.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ OUTGOING_LIMIT: Final = 20_000  # paho's own default is no limit: memory without
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message as it came; `connection` tells on which connect, so that no later one is acknowledged in its stead."""
+    """A message as it came; `connection` tells on which connect, so that no later one is acknowledged in its stead.
+
+    `size` is what was sent; of more than the connection's `keep_bytes` only the beginning is in `payload`.
+    """
 
     topic: str
     payload: bytes
+    size: int
     qos: int
     retain: bool
     mid: int
@@ -76,9 +81,16 @@ class Connection:
     """A connection that comes back by itself; thread-safe where documented by paho."""
 
     def __init__(
-        self, params: MqttParams, *, client_id: str, filters: Sequence[str] = (), will: Will | None = None
+        self,
+        params: MqttParams,
+        *,
+        client_id: str,
+        filters: Sequence[str] = (),
+        will: Will | None = None,
+        keep_bytes: int = 1_048_576,
     ) -> None:
         self._params = params
+        self._keep_bytes = keep_bytes
         self._filters = {name: SubscribeOptions(qos=1) for name in filters}
         self._inbox: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
         self._connections = 0
@@ -204,8 +216,9 @@ class Connection:
         if message.qos == 0 and self._inbox.qsize() >= self._params.receive_maximum:
             self.dropped += 1
             return
+        payload, size = bytes(message.payload[: self._keep_bytes]), len(message.payload)
         self._inbox.put(
-            Incoming(message.topic, bytes(message.payload), message.qos, message.retain, message.mid, self._connections)
+            Incoming(message.topic, payload, size, message.qos, message.retain, message.mid, self._connections)
         )
 
 

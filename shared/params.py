@@ -340,6 +340,29 @@ def as_markdown() -> str:
     return "\n".join(["| key | default | what it is |", "|---|---|---|", *rows])
 
 
+def as_yaml() -> str:
+    """The schema as a parameters file: every key with its default, its description above it."""
+    lines = ["# Parameters of both sides. Every key may be left out; its default stands here."]
+    lines += ["# `--set key=value` beats the environment (METERCAST_KEY, dots as _), which beats this file."]
+    _yaml_lines(Params, "", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_lines(section: type[Section], indent: str, lines: list[str]) -> None:
+    defaults = section().model_dump(mode="json")
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            lines += ["", f"{indent}# {_sentence(inner)}", f"{indent}{name}:"]
+            _yaml_lines(inner, indent + "  ", lines)
+        else:
+            lines += [f"{indent}# {field.description}", f"{indent}{name}: {_shown(defaults[name]).strip('`')}"]
+
+
+def _sentence(section: type[Section]) -> str:
+    return (section.__doc__ or "").split("\n", 1)[0].rstrip(".")
+
+
 def _shown(default: object) -> str:
     return f"`{yaml.safe_dump(default, default_flow_style=True).removesuffix(chr(10)).removesuffix('...').strip()}`"
 
