@@ -25,7 +25,6 @@ from shared.mqtt import Connection, Will
 from shared.params import Params
 from shared.topics import SiteTopics
 
-
 MAX_DESIRED_BYTES: Final = 1_048_576  # manifests with their golden rows stay far below
 
 

@@ -1,0 +1,97 @@
+"""An edge without a broker: a real node over a real SQLite store, fed by hand. Time is what the test says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge.bootstrap import ArtifactFolder, build_node
+from edge.effects import Commit, Effect, Event, Publish, RawMessage, ReadingsArrived, SaveArtifact, Tick
+from edge.node import Node
+from edge.store import Store
+from shared import params
+from shared.clock import HOUR_US, iso, parse_instant_us
+from shared.messages import Uplink
+
+START_US = parse_instant_us("2026-01-05T00:00:00Z")
+
+
+@dataclass
+class EdgeAtDesk:
+    """A node whose effects are carried out on disk and otherwise collected."""
+
+    folder: Path
+    settings: tuple[str, ...] = ()
+    published: list[Publish] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.params = params.load(
+            overrides=["clock=event", f"edge.state_dir={self.folder}", "site=desk", *self.settings]
+        )
+        self.boot()
+
+    def boot(self) -> None:
+        """Start, or start again from what is on disk, as after a kill."""
+        self.artifacts = ArtifactFolder(self.folder / "models")
+        self.store = Store(self.folder)
+        self.node: Node = build_node(self.params, self.store, self.artifacts)
+
+    def restart(self) -> None:
+        """Forget everything in memory."""
+        self.store.close()
+        self.boot()
+
+    def tell(self, event: Event, wall_us: int = START_US) -> list[Effect]:
+        """Handle one event and carry its effects out."""
+        effects = self.node.handle(event, wall_us)
+        self.effects += effects
+        for effect in effects:
+            if isinstance(effect, Commit):
+                self.store.commit(effect.changes, self.node.site)
+            elif isinstance(effect, SaveArtifact):
+                self.artifacts.save(effect.sha256, effect.artifact)
+            elif isinstance(effect, Publish):
+                self.published.append(effect)
+        return effects
+
+    def tick(self, wall_us: int = START_US) -> None:
+        """Let the node close and forecast until nothing is due."""
+        self.tell(Tick(idle=True), wall_us)
+        while self.node.busy:
+            self.tell(Tick(idle=True), wall_us)
+
+    def send(self, *messages: tuple[str, Any], wall_us: int = START_US, tick: bool = True) -> None:
+        """Deliver (meter, JSON content or bytes) as one batch."""
+        raw = [
+            RawMessage(f"metercast/desk/readings/{meter}", payload, len(payload))
+            for meter, content in messages
+            for payload in [content if isinstance(content, bytes) else json.dumps(content).encode()]
+        ]
+        self.tell(ReadingsArrived(tuple(raw)), wall_us)
+        if tick:
+            self.tick(wall_us)
+
+    def of_topic(self, topic: str) -> list[dict[str, Any]]:
+        """The messages published on a topic below the site's."""
+        return [json.loads(p.payload) for p in self.published if p.topic == f"metercast/desk/{topic}" and p.payload]
+
+    @property
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return self.of_topic("deadletter")
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of one kind in all batches that wait in the outbox, in order."""
+        rows: list[dict[str, Any]] = []
+        for seq, _size in self.store.outbox_index():
+            columns = Uplink.decompress(self.store.outbox_body(seq) or b"", "outbox").kinds.get(kind, {})
+            rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return rows
+
+
+def reading(hour: float, value: float, **more: Any) -> dict[str, Any]:
+    """Hourly energy, `hour` hours after the start; `more` overrides."""
+    ts = iso(START_US + round(hour * HOUR_US))
+    return {"ts": ts, "value": value, "unit": "kWh", "kind": "energy", "period_s": 3600, **more}
