@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 LEADS: Final = 48
 QUANTILES: Final = ("0.1", "0.5", "0.9")
 LOW, MEDIAN, HIGH = range(3)
-RUNGS: Final = ("none", "flat", "seasonal_naive", "starter", "champion", "other")
-NO_RUNG, CHAMPION, OTHER = 0, RUNGS.index("champion"), RUNGS.index("other")
+NO_RUNG, FALLBACK, STARTER, CHAMPION = range(4)
+MODEL_RUNGS: Final = {"champion": CHAMPION, "starter": STARTER}  # every other rung of the ladder is a fallback
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class ForecastArchive:
     def put(self, meter: int, origin: int, quantiles: NDArray[np.float32], rung: str, version: int) -> None:
         """Keep a forecast, `quantiles` being `[48, 3]`; a later one for the same origin replaces it."""
         self.values[meter, origin] = quantiles
-        self.rung[meter, origin] = RUNGS.index(rung) if rung in RUNGS else OTHER
+        self.rung[meter, origin] = MODEL_RUNGS.get(rung, FALLBACK)
         self.version[meter, origin] = version
         self.messages[meter, origin] += 1
 

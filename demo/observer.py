@@ -8,18 +8,17 @@ import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.archive import LEADS, QUANTILES, ForecastArchive
+from demo.archive import LEADS, MODEL_RUNGS, QUANTILES, ForecastArchive
 from demo.scenario import Scenario
 from shared.clock import HOUR_US, parse_instant_us
 from shared.topics import SiteTopics
 
 SERVED, SHADOW = "forecasts", "shadow"
-FALLBACK_RUNGS: Final = frozenset({"flat", "seasonal_naive"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ class Observer:
         origin = (origin_us - self.scenario.start_us) // HOUR_US
         if stream == SERVED:
             self.counts.forecasts += 1
-            self.counts.fallbacks += message["rung"] in FALLBACK_RUNGS
+            self.counts.fallbacks += message["rung"] not in MODEL_RUNGS
             self.counts.revisions += bool(message.get("revision"))
             self.event_us = max(self.event_us, origin_us)
         else:

@@ -70,7 +70,7 @@ def _take_origin(observer: Observer, origin: int, kw: "np.ndarray[tuple[int, ...
         push(observer, 2, wall)
     for number, meter in enumerate(observer.meters):
         mean = float(np.nanmean(kw[number]))
-        served = (0, "seasonal_naive", 0.1) if origin < FIRST_MODEL else (1, "champion", 0.1)
+        served = (0, "seasonal_naive_168", 0.1) if origin < FIRST_MODEL else (1, "champion", 0.1)
         if origin >= RETRAINED:
             served = (2, "champion", mean)
             observer.take(TOPICS.shadow(meter), forecast(meter, origin, 0.1, version=1), wall)

@@ -67,7 +67,7 @@ def test_a_forecast_is_kept_under_its_meter_and_origin() -> None:
 def test_fallbacks_are_counted_and_shadow_forecasts_are_not_forecasts() -> None:
     observer = new_observer()
     meter = observer.meters[0]
-    observer.take(TOPICS.forecast(meter), forecast(meter, 1, 0.5, rung="seasonal_naive", version=0), 0.0)
+    observer.take(TOPICS.forecast(meter), forecast(meter, 1, 0.5, rung="seasonal_naive_168", version=0), 0.0)
     observer.take(TOPICS.shadow(meter), forecast(meter, 1, 0.5), 0.0)
     assert (observer.counts.forecasts, observer.counts.fallbacks, observer.counts.shadow) == (1, 1, 1)
     assert observer.archives[SHADOW].messages.sum() == 1
