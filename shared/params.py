@@ -296,12 +296,12 @@ class Key:
     type: object
 
 
-def keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
+def known_keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
     """Every parameter, in the order of the file."""
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from keys(annotation, f"{prefix}{name}.")
+            yield from known_keys(annotation, f"{prefix}{name}.")
         else:
             default = section().model_dump(mode="json", include={name}).get(name)
             yield Key(prefix + name, field.description or "", default, annotation)
@@ -317,7 +317,7 @@ def load(
     source = path if path is not None else Path("params.yaml")
     given = _read_file(source, required=path is not None)
     _check(given, f"{source}")
-    known = {key.name: key for key in keys()}
+    known = {key.name: key for key in known_keys()}
     for variable, value in (environment or {}).items():
         name = _key_of_variable(variable, known)
         if name is not None:
@@ -336,7 +336,7 @@ def load(
 
 def as_markdown() -> str:
     """The schema as a Markdown table, one row per key."""
-    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in keys()]
+    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in known_keys()]
     return "\n".join(["| key | default | what it is |", "|---|---|---|", *rows])
 
 
@@ -398,7 +398,7 @@ def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {name!r}{_nearest(name, {key.name: key for key in keys()})}"
+        return f"unknown key {name!r}{_nearest(name, {key.name: key for key in known_keys()})}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 

@@ -1,0 +1,50 @@
+"""The edge's half of the ledger."""
+
+from edge.uplink import UplinkLedger
+from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
+
+
+def _ledger(waiting: int = 0) -> UplinkLedger:
+    return UplinkLedger("s", "e1", next_seq=waiting + 1, waiting=[(seq, 10) for seq in range(1, waiting + 1)])
+
+
+def _due(ledger: UplinkLedger, at_s: float) -> list[int]:
+    return ledger.due(at_s, window=3, resend_after_s=20)
+
+
+def test_at_most_the_window_is_under_way_and_the_unanswered_go_again() -> None:
+    ledger = _ledger(5)
+    assert _due(ledger, 0) == [1, 2, 3]
+    assert _due(ledger, 1) == []
+    assert ledger.on_acked(Acked(epoch="e1", seq=2, at="")) == [1, 2]
+    assert _due(ledger, 2) == [4, 5]
+    assert _due(ledger, 20) == [3]
+
+
+def test_what_central_misses_is_sent_at_once() -> None:
+    ledger = _ledger(3)
+    _due(ledger, 0)
+    ledger.on_acked(Acked(epoch="e1", seq=0, missing=[(1, 2)], at=""))
+    assert _due(ledger, 1) == [1, 2]
+
+
+def test_acks_of_another_epoch_are_ignored() -> None:
+    ledger = _ledger(2)
+    assert ledger.on_acked(Acked(epoch="other", seq=9, at="")) == []
+    assert ledger.batches == 2
+
+
+def test_rows_too_many_for_one_batch_become_several_in_order_with_none_lost() -> None:
+    noise = [str(hash((n, "x"))) * 3 for n in range(30_000)]
+    batches = _ledger().enqueue({"readings": {"a": noise, "b": list(range(30_000))}, "scores": {"c": [1]}}, "now")
+    read = [Uplink.decompress(body, "t") for _, body in batches]
+    assert [batch.seq for batch in read] == list(range(1, len(batches) + 1))
+    assert all(len(body) <= MAX_UPLINK_BYTES for _, body in batches)
+    assert [b for batch in read for b in batch.kinds.get("readings", {}).get("b", [])] == list(range(30_000))
+    assert [c for batch in read for c in batch.kinds.get("scores", {}).get("c", [])] == [1]
+
+
+def test_nothing_to_say_takes_no_number() -> None:
+    ledger = _ledger()
+    assert ledger.enqueue({"readings": {}, "scores": {"a": []}}, "now") == []
+    assert ledger.next_seq == 1
