@@ -9,11 +9,9 @@ any input, NaN included.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import lightgbm
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,7 +23,7 @@ from skl2onnx import convert_sklearn, update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType
 from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 
-from central.training import TrainedModel, predict
+from central.training import Booster, Regressor, TrainedModel, as_regressor, predict, round_thresholds_down
 from shared.calendars import Calendar
 from shared.features import SCHEMA_HASH, feature_matrix, to_load
 
@@ -38,7 +36,7 @@ RELATIVE_TOLERANCE: Final = 1e-4
 _BLOCK: Final = 24_576  # rows to a run: 512 windows of 48 leads
 
 update_registered_converter(
-    lightgbm.LGBMRegressor,
+    Regressor,
     "MetercastLightGbm",
     calculate_linear_regressor_output_shapes,
     convert_lightgbm,
@@ -151,36 +149,13 @@ def _parse(onnx_bytes: bytes) -> onnx.ModelProto:
         raise ValueError("not an ONNX model") from e
 
 
-def _ensemble(booster: lightgbm.Booster, features: int) -> dict[str, Any]:
+def _ensemble(booster: Booster, features: int) -> dict[str, Any]:
     """Convert one booster with skl2onnx and return its TreeEnsembleRegressor's attributes by name."""
-    regressor = lightgbm.LGBMRegressor(objective="quantile")
-    regressor._Booster = round_thresholds_down(booster)
-    regressor._n_features = regressor._n_features_in = features
-    regressor.fitted_ = True
+    regressor = as_regressor(round_thresholds_down(booster), features)
     inputs = [(INPUT_NAME, FloatTensorType([None, features]))]
     proto = convert_sklearn(regressor, initial_types=inputs, target_opset=OPSETS)
     (node,) = [node for node in proto.graph.node if node.op_type == "TreeEnsembleRegressor"]
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def round_thresholds_down(booster: lightgbm.Booster) -> lightgbm.Booster:
-    """Return the booster with every threshold at the float32 at or below it: the same trees for float32 input.
-
-    ONNX holds thresholds in float32. Rounded to nearest, some would rise onto a data value and send it the other way.
-    """
-
-    def lower(line: re.Match[str]) -> str:
-        return "threshold=" + " ".join(f"{value:.17g}" for value in _float32_below(line[1]))
-
-    text = re.sub(r"^threshold=(.*)$", lower, booster.model_to_string(), flags=re.MULTILINE)
-    return lightgbm.Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE))
-
-
-def _float32_below(values: str) -> NDArray[np.float64]:
-    exact = np.array(values.split(), dtype=np.float64)
-    nearest = exact.astype(np.float32)
-    below = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
-    return below.astype(np.float64)
 
 
 def _merged(ensembles: list[dict[str, Any]]) -> onnx.NodeProto:

@@ -6,6 +6,7 @@ shared/features.py. Deterministic: the same panel, cutoff and recipe give the sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -41,6 +42,8 @@ class Recipe:
         return asdict(self)
 
 
+Booster = lightgbm.Booster
+Regressor = lightgbm.LGBMRegressor
 DEFAULT_RECIPE: Final = Recipe()
 UTC_CALENDAR: Final = Calendar()
 
@@ -49,7 +52,7 @@ UTC_CALENDAR: Final = Calendar()
 class TrainedModel:
     """One booster per quantile over the same features, and how they were made; `importances` are shares of gain."""
 
-    boosters: tuple[lightgbm.Booster, ...]
+    boosters: tuple[Booster, ...]
     features: tuple[str, ...]
     quantiles: tuple[float, ...]
     recipe: Recipe
@@ -96,6 +99,35 @@ def predict(model: TrainedModel, x: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sort(np.stack(columns, axis=1), axis=1)
 
 
+def as_regressor(booster: Booster, features: int) -> Regressor:
+    """Return the booster as the scikit-learn regressor that skl2onnx converts."""
+    regressor = Regressor(objective="quantile")
+    regressor._Booster = booster
+    regressor._n_features = regressor._n_features_in = features
+    regressor.fitted_ = True
+    return regressor
+
+
+def round_thresholds_down(booster: Booster) -> Booster:
+    """Return the booster with every threshold at the float32 at or below it: the same trees for float32 input.
+
+    ONNX holds thresholds in float32. Rounded to nearest, some would rise onto a data value and send it the other way.
+    """
+
+    def lower(line: re.Match[str]) -> str:
+        return "threshold=" + " ".join(f"{value:.17g}" for value in _float32_below(line[1]))
+
+    text = re.sub(r"^threshold=(.*)$", lower, booster.model_to_string(), flags=re.MULTILINE)
+    return Booster(model_str=re.sub(r"^tree_sizes=.*\n", "", text, flags=re.MULTILINE))
+
+
+def _float32_below(values: str) -> NDArray[np.float64]:
+    exact = np.array(values.split(), dtype=np.float64)
+    nearest = exact.astype(np.float32)
+    below = np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return below.astype(np.float64)
+
+
 def _binning(recipe: Recipe) -> dict[str, object]:
     return {"verbosity": -1, "seed": recipe.seed, "num_threads": recipe.num_threads, "max_bin": recipe.max_bin}
 
@@ -113,7 +145,7 @@ def _parameters(recipe: Recipe, quantile: float) -> dict[str, object]:
     }
 
 
-def _importances(boosters: tuple[lightgbm.Booster, ...]) -> dict[str, float]:
+def _importances(boosters: tuple[Booster, ...]) -> dict[str, float]:
     """Return each feature's share of the gain over all quantiles, largest first."""
     gains = np.sum([booster.feature_importance("gain") for booster in boosters], axis=0)
     shares = gains / max(float(gains.sum()), 1e-12)
