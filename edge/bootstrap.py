@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,8 @@ from shared.mqtt import Connection, Will
 from shared.params import Params
 from shared.topics import SiteTopics
 
+log = logging.getLogger(__name__)
+
 MAX_DESIRED_BYTES: Final = 1_048_576  # manifests with their golden rows stay far below
 
 
@@ -38,13 +42,19 @@ class ArtifactFolder:
         return self._folder / f"{sha256}.onnx"
 
     def read(self, sha256: str) -> bytes | None:
-        """The artifact's bytes, or None when it is not here."""
+        """The artifact's bytes, or None when it is not here or no longer what its name says."""
         path = self._path(sha256)
-        return path.read_bytes() if path.exists() else None
+        if not path.exists():
+            return None
+        artifact = path.read_bytes()
+        if hashlib.sha256(artifact).hexdigest() != sha256:
+            log.error("artifact is damaged on disk", extra={"file": path})
+            return None
+        return artifact
 
     def save(self, sha256: str, artifact: bytes) -> None:
         """Write whole or not at all."""
-        if self._path(sha256).exists():
+        if self.read(sha256) is not None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         partial_file = self._path(sha256).with_suffix(".partial")

@@ -128,6 +128,10 @@ class DeadLetter(Message):
     received_at: str
     count: int = 1
 
+    def encode(self) -> bytes:
+        """UTF-8 JSON with either `payload` or `payload_b64`."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
 
 class Status(Message):
     """How an edge is. The will is the same message with state offline."""
