@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
+from central.delivery import Delivery, load_rollout
+from central.drift import DriftWatch
 from central.intake import Intake
+from central.jobs import Jobs, new_training
+from central.journal import Journal
+from central.oversight import Oversight
 from central.record import Record
+from central.rollout import Rollout
 from central.runtime import CLIENT_ID, Central, filters
 from central.telemetry import CentralMetrics
-from central.work import WorkFolder
+from central.trainings import Reason, Result, Training
+from central.triggers import Triggers
+from central.work import WorkFolder, replace_bytes
+from shared.clock import wall_now
 from shared.errors import ExitCode
 from shared.mqtt import Connection
 from shared.params import Params
 from shared.telemetry import serve_metrics
+
+if TYPE_CHECKING:
+    from central.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +61,70 @@ def stop_on_signals() -> threading.Event:
 def run(params: Params) -> ExitCode:
     """Serve until SIGTERM or SIGINT. Raises MetercastError when a part cannot start."""
     stop = stop_on_signals()
-    with work_folder(params).held():
+    work = work_folder(params)
+    with work.held():
         record = open_record(params)
         record.create()
         metrics = CentralMetrics()
         metrics.record_version.set(record.version)
         serve_metrics(metrics.registry, params.central.metrics_host, params.central.metrics_port)
         connection = Connection(params.mqtt, client_id=CLIENT_ID, filters=filters(params.mqtt.root))
-        intake = Intake(record, connection, metrics, root=params.mqtt.root, event_clock=params.clock == "event")
+        jobs = Jobs(params, work)
+        central = _wire(params, work, record, metrics, connection, jobs)
         connection.start()
+        jobs.errand("models", "prepare")  # creating MLflow's database takes longer than a training
         try:
-            Central(root=params.mqtt.root, connection=connection, intake=intake).run(stop)
+            central.run(stop)
         finally:
+            jobs.stop()
             connection.stop()
     return ExitCode.OK
+
+
+def _wire(
+    params: Params, work: WorkFolder, record: Record, metrics: CentralMetrics, connection: Connection, jobs: Jobs
+) -> Central:
+    root, event_clock = params.mqtt.root, params.clock == "event"
+    journal = Journal(work.journal)
+    rollout = Rollout(load_rollout(work), approval=params.rollout.approval)
+    delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root)
+    oversight = Oversight(
+        DriftWatch(params.drift, step_s=params.step_s),
+        Triggers(params.training),
+        jobs,
+        delivery,
+        journal,
+        metrics,
+        connection,
+        work,
+        root=root,
+        event_clock=event_clock,
+    )
+    oversight.rebuild(record)
+    intake = Intake(record, connection, metrics, root=root, event_clock=event_clock)
+    return Central(root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery)
+
+
+def open_registry(params: Params) -> Registry:
+    """MLflow by the rule of the parameters: `central.mlflow_uri`, else MLFLOW_TRACKING_URI, else SQLite here."""
+    from central.registry import Registry  # takes seconds, which only trainings and `models` should wait for
+
+    uri = params.central.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    return Registry(uri, work_folder(params).mlflow)
+
+
+def train(params: Params, *, reason: Reason, until_us: int | None, out: Path | None) -> Result:
+    """Train, judge and leave the result in the work folder, where `run` finds it."""
+    from central.candidate import Champion, Order, Workshop
+
+    work, started = work_folder(params), wall_now()
+    training = Training(out) if out is not None else new_training(work, reason, started)
+    manifest = load_rollout(work).champion
+    artifact = work.artifact(manifest.sha256).read_bytes() if manifest is not None else b""
+    champion = Champion(manifest, artifact) if manifest is not None else None
+    workshop = Workshop(params, open_record(params), open_registry(params), champion)
+    made = workshop.make(Order(training.id, reason, until_us, started))
+    if made.artifact is not None and made.result.manifest is not None:
+        replace_bytes(work.artifact(made.result.manifest.sha256), made.artifact)
+    training.finish(made.result)
+    return made.result

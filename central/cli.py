@@ -10,11 +10,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias, get_args
 
+from central import backtest as backtesting
+from central.trainings import Reason
 from shared import params as parameters
+from shared.clock import parse_instant_us
 from shared.errors import ExitCode, MetercastError, exit_code_of
 from shared.params import Params
 from shared.telemetry import configure_logging
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +50,55 @@ def _parser() -> argparse.ArgumentParser:
     common = _common()
     run = commands.add_parser("run", parents=[common], help="serve all sites under the root until stopped")
     run.set_defaults(command=_run)
+    _add_train(commands, common)
+    backtest = commands.add_parser(
+        "backtest", parents=[common], help="score the shipped recipe on any file of readings"
+    )
+    backtesting.add_arguments(backtest)
+    backtest.set_defaults(command=backtesting.main)
     _add_export(commands, common)
+    _add_models(commands, common)
+    doctor = commands.add_parser(
+        "doctor", parents=[common], help="check broker, record and MLflow, and say what to mend"
+    )
+    doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
+    train = commands.add_parser(
+        "train",
+        parents=[common],
+        help="train and judge a model now; a running `run` rolls it out when it is accepted",
+        description=f"Exit code {ExitCode.REJECTED.value} when the model did not meet the criteria.",
+    )
+    train.add_argument("--until", metavar="T", help="train on what had ended by this instant (default: all there is)")
+    train.add_argument("--reason", choices=get_args(Reason), default="command", help=argparse.SUPPRESS)
+    train.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    train.add_argument("--nice", action="store_true", help="at low priority")
+    train.set_defaults(command=_train)
+
+
+def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
+    models = commands.add_parser("models", parents=[common], help="list models, or let a waiting one go out")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    models.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
+    models.set_defaults(command=_models, what="list")
+    what = models.add_subparsers(title="what", metavar="WHAT")
+    listed = what.add_parser("list", parents=[common], help="accepted models, newest last (the default)")
+    listed.add_argument("--json", action="store_true", help="print JSON")
+    listed.set_defaults(what="list")
+    approve = what.add_parser("approve", parents=[common], help="roll out a model that waits for a person")
+    approve.add_argument("version", type=int)
+    approve.set_defaults(what="approve")
+    promote = what.add_parser("promote", parents=[common], description="Tell the registry who is champion.")
+    promote.add_argument("version", type=int)
+    promote.add_argument("predecessor", type=int, nargs="?")
+    promote.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
+    promote.set_defaults(what="promote")
+    prepare = what.add_parser("prepare", parents=[common], description="Create MLflow's store, if need be.")
+    prepare.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
+    prepare.set_defaults(what="prepare")
 
 
 def _common() -> argparse.ArgumentParser:
@@ -66,7 +119,7 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
-def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     export = commands.add_parser(
         "export", parents=[common], help="read the record back as Parquet or CSV, also while `run` runs"
     )
@@ -86,6 +139,53 @@ def _run(args: argparse.Namespace) -> int:
     from central.bootstrap import run
 
     return run(load_params(args))
+
+
+def _train(args: argparse.Namespace) -> int:
+    from central.bootstrap import train
+
+    _be_nice(args)
+    try:
+        until_us = parse_instant_us(args.until) if args.until is not None else None
+    except ValueError as error:
+        raise MetercastError(f"--until: {error}") from error
+    result = train(load_params(args), reason=args.reason, until_us=until_us, out=args.out)
+    print(f"{result.outcome}" + (f" as version {result.version}" if result.version else ""))
+    for reason in result.reasons:
+        print(f"  {reason}")
+    return ExitCode.OK if result.outcome == "accepted" else ExitCode.REJECTED
+
+
+def _be_nice(args: argparse.Namespace) -> None:
+    if args.nice:
+        os.nice(10)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from central import models
+
+    params = load_params(args)
+    match args.what:
+        case "approve":
+            print(models.approve(params, args.version))
+        case "promote":
+            _be_nice(args)
+            models.promote(params, args.version, args.predecessor)
+        case "prepare":
+            _be_nice(args)
+            models.prepare(params)
+        case _:
+            print(models.listed(params, as_json=args.json))
+    return ExitCode.OK
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from central.doctor import examine
+
+    findings = examine(load_params(args))
+    for finding in findings:
+        print(finding)
+    return ExitCode.OK if all(finding.good for finding in findings) else ExitCode.FAILED
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
+from numpy.typing import NDArray
 
 from central.columns import INSTANT, SCHEMAS, tables_of
 from shared.errors import RecordError
@@ -202,14 +203,14 @@ def _last_received(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
     return rows.take(pa.array(order[np.append(changes, True)]))
 
 
-def _sortable(column: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _sortable(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """Integers that sort as the column does."""
     if pa.types.is_timestamp(column.type):
         return np.asarray(column.combine_chunks().cast(pa.int64()).to_numpy())
     encoded = column.combine_chunks().dictionary_encode()
     rank = np.empty(len(encoded.dictionary), dtype=np.int64)
     rank[np.asarray(pc.sort_indices(encoded.dictionary))] = np.arange(len(rank))
-    return rank[np.asarray(encoded.indices)]
+    return np.asarray(rank[np.asarray(encoded.indices)])
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from shared.telemetry import CollectorRegistry, Counter, Gauge, Histogram
+
+NAMESPACE: Final = "metercast"
+SUBSYSTEM: Final = "central"
 
 
 class CentralMetrics:
@@ -10,16 +15,27 @@ class CentralMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry, "namespace": "metercast", "subsystem": "central"}
-        self.readings = Counter("readings_recorded_total", "Readings committed to the record.", ["site"], **own)
-        self.batches = Counter("batches_recorded_total", "Uplink batches committed to the record.", ["site"], **own)
-        self.duplicates = Counter("batches_duplicate_total", "Uplink batches that came again.", **own)
-        self.refused = Counter("batches_refused_total", "Uplink messages that were no batch.", **own)
-        self.commit_seconds = Histogram("commit_duration_seconds", "Time of one commit to the record.", **own)
-        self.record_version = Gauge("record_version", "Version of the record's readings table.", **own)
-        self.uplink_at = Gauge("uplink_at_timestamp_seconds", "Event time of a site's latest batch.", ["site"], **own)
-        self.drifts = Counter("drift_events_total", "Times a site's forecasts were seen to drift.", ["site"], **own)
-        self.trainings = Counter("trainings_total", "Trainings that ended.", ["outcome"], **own)
-        self.training_running = Gauge("training_running", "1 while a training runs.", **own)
-        self.model_version = Gauge("model_version", "Version of the champion that is rolled out, 0 for none.", **own)
-        self.sites = Gauge("sites", "Sites seen.", **own)
+        self.readings = self._counter("readings_recorded_total", "Readings committed to the record.", "site")
+        self.batches = self._counter("batches_recorded_total", "Uplink batches committed to the record.", "site")
+        self.duplicates = self._counter("batches_duplicate_total", "Uplink batches that came again.")
+        self.refused = self._counter("batches_refused_total", "Uplink messages that were no batch.")
+        self.commit_seconds = Histogram(
+            "commit_duration_seconds",
+            "Time of one commit to the record.",
+            registry=self.registry,
+            namespace=NAMESPACE,
+            subsystem=SUBSYSTEM,
+        )
+        self.record_version = self._gauge("record_version", "Version of the record's readings table.")
+        self.uplink_at = self._gauge("uplink_at_timestamp_seconds", "Event time of a site's latest batch.", "site")
+        self.drifts = self._counter("drift_events_total", "Times a site's forecasts were seen to drift.", "site")
+        self.trainings = self._counter("trainings_total", "Trainings that ended.", "outcome")
+        self.training_running = self._gauge("training_running", "1 while a training runs.")
+        self.model_version = self._gauge("model_version", "Version of the champion that is rolled out, 0 for none.")
+        self.sites = self._gauge("sites", "Sites seen.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry, namespace=NAMESPACE, subsystem=SUBSYSTEM)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry, namespace=NAMESPACE, subsystem=SUBSYSTEM)

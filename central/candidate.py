@@ -1,0 +1,361 @@
+"""Making a candidate: from the record at one version to a judged, proven, registered model.
+
+    record → panel → train before the holdout → judge on it → refit on all → ONNX, parity, golden rows → registry
+
+Invariant: what a candidate is judged on, it was not trained on. The refit has the same recipe, and is what serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from central.criteria import Limits, Score, judge
+from central.dataset import Panel, panel_from_record
+from central.evaluation import (
+    Windows,
+    all_pairs,
+    forecast_windows,
+    judged_score,
+    judged_windows,
+    measure,
+    model_forecaster,
+    naive_forecaster,
+)
+from central.export import OnnxForecaster, golden_rows, parity, to_onnx
+from central.record import Record
+from central.registry import LoggedRun, Registry, RunRecord
+from central.training import Recipe, TrainedModel, train
+from central.trainings import FLEET, Reason, Result
+from shared.calendars import Calendar
+from shared.clock import HOUR_US, format_duration, iso, to_us
+from shared.errors import MetercastError
+from shared.features import SCHEMA_HASH, feature_matrix
+from shared.grid import GridRules
+from shared.manifest import Golden, Manifest, pack
+from shared.params import Params
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE: Final = "model/model.onnx"
+HOLDOUT_SPACING_H: Final = 7  # no divisor of a day, so that origins fall on all hours
+EXPIRES_AFTER: Final = timedelta(days=90)
+PROOF_WINDOWS: Final = 64
+LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 48))
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The model that serves, to be judged against."""
+
+    manifest: Manifest
+    artifact: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be trained: why, on what ended by `until_us` (None: all there is), called `id`, from `started` on."""
+
+    id: str
+    reason: Reason
+    until_us: int | None
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The held-out scores that decide."""
+
+    candidate: Score
+    champion: Score | None
+    naive: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A result, and the artifact when it was accepted."""
+
+    result: Result
+    artifact: bytes | None = None
+
+
+class Workshop:
+    """Parameters and places that a training needs."""
+
+    def __init__(self, params: Params, record: Record, registry: Registry, champion: Champion | None) -> None:
+        self._params = params
+        self._record = record
+        self._registry = registry
+        self._champion = champion
+        self._calendar = Calendar(params.calendar.zone, params.calendar.country or None)
+        self._recipe = Recipe(
+            leaves=params.training.leaves,
+            trees=params.training.trees,
+            rows_cap=params.training.rows,
+            seed=params.training.seed,
+            num_threads=params.training.threads,
+        )
+
+    def make(self, order: Order) -> Made:
+        """Train, judge and, when accepted, export and register. Raises MetercastError when that cannot be done."""
+        began = time.monotonic()
+        record_version = self._record.version
+        with _said("read the record"):
+            panel = self._panel(order, record_version)
+        cutoff_us = panel.end_us - to_microseconds(self._params.training.criteria.holdout)
+        with _said("train before the holdout"):
+            model = self._train(panel, cutoff_us)
+        windows = self._holdout(panel, cutoff_us)
+        with _said("judge on the holdout"):
+            scores = self._scores(panel, model, windows)
+            verdict = judge(scores.candidate, scores.champion, scores.naive, self._limits())
+            detail = self._detail(panel, model, windows)
+        result = Result(
+            id=order.id,
+            reason=order.reason,
+            outcome="accepted" if verdict.accepted else "rejected",
+            reasons=verdict.reasons,
+            started_at=iso(to_us(order.started)),
+            until=iso(panel.end_us),
+            record_version=record_version,
+            trained_rows=model.trained_rows,
+            meters=len(panel.meters),
+            mase=scores.candidate.mase,
+            mase_champion=scores.champion.mase if scores.champion else None,
+            mase_naive=scores.naive.mase,
+            coverage_80=scores.candidate.coverage_80,
+        )
+        if verdict.accepted:
+            return self._accepted(order, panel, result, scores, detail, began)
+        logged = self._log(order, result, scores, detail, model, {})
+        return Made(result.model_copy(update={"run_id": logged.run_id, "seconds": time.monotonic() - began}))
+
+    def _panel(self, order: Order, record_version: int) -> Panel:
+        window_us = to_microseconds(self._params.training.window)
+        newest_us = order.until_us if order.until_us is not None else self._newest_us()
+        rows = self._record.readings(version=record_version, since_us=newest_us - window_us).to_pandas()
+        if not len(rows):
+            window = format_duration(self._params.training.window)
+            raise MetercastError(f"train: the record holds no readings in the {window} before {iso(newest_us)}")
+        grid = self._params.grid
+        rules = GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap)
+        return panel_from_record(rows, rules).until(newest_us)
+
+    def _newest_us(self) -> int:
+        spans = self._record.spans()
+        if not spans.num_rows:
+            raise MetercastError("train: the record is empty")
+        return max(to_us(last) for last in spans["last"].to_pylist()) + to_microseconds(self._params.grid.step)
+
+    def _train(self, panel: Panel, until_us: int) -> TrainedModel:
+        try:
+            return train(
+                panel,
+                until_us=until_us,
+                quantiles=self._params.forecast.quantiles,
+                horizon_steps=self._params.horizon_steps,
+                recipe=self._recipe,
+                calendar=self._calendar,
+            )
+        except ValueError as error:
+            raise MetercastError(f"train: {error}") from error
+
+    def _holdout(self, panel: Panel, cutoff_us: int) -> Windows:
+        last_us = panel.end_us - 24 * HOUR_US
+        origins = np.arange(cutoff_us, max(last_us, cutoff_us + 1), HOLDOUT_SPACING_H * HOUR_US, dtype=np.int64)
+        meters, origins_us = all_pairs(panel, origins // panel.step_us * panel.step_us)
+        return judged_windows(panel, meters, origins_us, horizon_steps=self._params.horizon_steps)
+
+    def _scores(self, panel: Panel, model: TrainedModel, windows: Windows) -> Scores:
+        quantiles = self._params.forecast.quantiles
+        naive = naive_forecaster(quantiles, season_h=168, step_s=panel.step_s)
+        candidate = model_forecaster(model, self._calendar)
+        champion = self._champion_forecaster()
+        return Scores(
+            judged_score(panel, candidate, windows, quantiles),
+            judged_score(panel, champion, windows, champion.quantiles) if champion else None,
+            judged_score(panel, naive, windows, quantiles),
+        )
+
+    def _champion_forecaster(self) -> OnnxForecaster | None:
+        if self._champion is None:
+            return None
+        try:
+            return OnnxForecaster(self._champion.artifact, calendar=self._calendar)
+        except ValueError as error:  # made by another version of us: the new one has nothing to be compared with
+            log.warning("not judged against the champion", extra={"reason": str(error)})
+            return None
+
+    def _limits(self) -> Limits:
+        criteria = self._params.training.criteria
+        return Limits(
+            max_vs_naive=criteria.max_vs_naive,
+            max_vs_champion=criteria.max_vs_champion,
+            coverage_80=criteria.coverage_80,
+        )
+
+    def _detail(self, panel: Panel, model: TrainedModel, windows: Windows) -> dict[str, float]:
+        """Metrics by lead bucket and by group of meters (small, middle and large loads)."""
+        quantiles = self._params.forecast.quantiles
+        forecast = forecast_windows(panel, windows, model_forecaster(model, self._calendar))
+        steps_per_hour = 3600 / panel.step_s
+        detail = dict(measure(windows, forecast, quantiles, slice(None)))
+        for first_h, last_h in LEAD_BUCKETS_H:
+            leads = slice(round((first_h - 1) * steps_per_hour), round(last_h * steps_per_hour))
+            if leads.start < forecast.shape[1]:
+                found = measure(windows, forecast, quantiles, leads)
+                detail |= {f"lead_{first_h}_to_{last_h}h.{name}": value for name, value in found.items()}
+        for name, members in _groups(panel).items():
+            chosen = np.isin(windows.meters, members)
+            if chosen.any():
+                found = measure(_chosen(windows, chosen), forecast[chosen], quantiles, slice(None))
+                detail |= {f"meters_{name}.{measured}": value for measured, value in found.items()}
+        return {name: value for name, value in detail.items() if np.isfinite(value)}
+
+    def _accepted(
+        self, order: Order, panel: Panel, result: Result, scores: Scores, detail: dict[str, float], began: float
+    ) -> Made:
+        with _said("refit on everything"):
+            model = self._train(panel, panel.end_us)
+        with _said("export and prove"):
+            artifact, golden = self._proven(panel, model)
+        logged = self._log(order, result, scores, detail, model, {MODEL_FILE: artifact})
+        tags = {"reason": order.reason, "record_version": str(result.record_version)}
+        version = self._registry.register(FLEET, logged, "model", tags=tags)
+        manifest = self._manifest(order, result, model, artifact, golden, version, logged)
+        self._registry.add_file(logged.run_id, "model/manifest.json", manifest.model_dump_json(by_alias=True).encode())
+        self._registry.alias(FLEET, "candidate", version)
+        done = {
+            "version": version,
+            "run_id": logged.run_id,
+            "trained_rows": model.trained_rows,
+            "manifest": manifest,
+            "seconds": time.monotonic() - began,
+        }
+        return Made(result.model_copy(update=done), artifact)
+
+    def _proven(self, panel: Panel, model: TrainedModel) -> tuple[bytes, Golden]:
+        artifact = to_onnx(model)
+        x = self._proof_rows(panel)
+        try:
+            parity(artifact, model, x)
+        except ValueError as error:
+            raise MetercastError(f"train: {error}") from error
+        inputs, outputs = golden_rows(artifact, x)
+        return artifact, Golden(
+            inputs=[[None if np.isnan(value) else float(value) for value in row] for row in inputs],
+            outputs=[[float(value) for value in row] for row in outputs],
+        )
+
+    def _proof_rows(self, panel: Panel) -> NDArray[np.float32]:
+        """Feature rows of the latest origins of up to PROOF_WINDOWS meters."""
+        meters = np.arange(len(panel.meters), dtype=np.int64)[:PROOF_WINDOWS]
+        origins_us = np.full(len(meters), panel.end_us, dtype=np.int64)
+        leads = np.arange(1, self._params.horizon_steps + 1, dtype=np.int64)
+        windows = panel.windows(meters, origins_us)
+        return feature_matrix(windows, origins_us, leads, step_s=panel.step_s, calendar=self._calendar).x
+
+    def _manifest(
+        self,
+        order: Order,
+        result: Result,
+        model: TrainedModel,
+        artifact: bytes,
+        golden: Golden,
+        version: int,
+        logged: LoggedRun,
+    ) -> Manifest:
+        sha256, chunks = pack(artifact)
+        return Manifest(
+            name=FLEET,
+            version=version,
+            sha256=sha256,
+            size=len(artifact),
+            compressed_size=sum(len(chunk) for chunk in chunks),
+            chunks=len(chunks),
+            created=iso(to_us(order.started)),
+            expires=iso(to_us(order.started + EXPIRES_AFTER)),
+            features=list(model.features),
+            schema_hash=SCHEMA_HASH,
+            step_s=model.step_s,
+            horizon_steps=model.horizon_steps,
+            quantiles=list(model.quantiles),
+            golden=golden,
+            predecessor=self._champion.manifest.version if self._champion else None,
+            reason=order.reason,
+            run_id=logged.run_id,
+            record_version=result.record_version or 0,
+        )
+
+    def _log(
+        self,
+        order: Order,
+        result: Result,
+        scores: Scores,
+        detail: dict[str, float],
+        model: TrainedModel,
+        files: dict[str, bytes],
+    ) -> LoggedRun:
+        metrics = detail | {
+            "trained_rows": float(model.trained_rows),
+            "naive.mase": scores.naive.mase,
+            "naive.wql": scores.naive.wql,
+        }
+        if scores.champion is not None:
+            metrics |= {"champion.mase": scores.champion.mase, "champion.wql": scores.champion.wql}
+        metrics |= {f"importance.{name}": share for name, share in list(model.importances.items())[:20]}
+        settings = {
+            "record_version": result.record_version,
+            "until": result.until,
+            "meters": result.meters,
+            "reason": order.reason,
+        }
+        run = RunRecord(
+            name=order.id,
+            params={**self._recipe.as_params(), **settings},
+            metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
+            tags={"outcome": result.outcome, "reasons": "; ".join(result.reasons)},
+            started_ms=to_us(order.started) // 1000,
+            files=files,
+        )
+        with _said("log to mlflow"):
+            return self._registry.log(run, finished_ms=int(time.time() * 1000))
+
+
+def to_microseconds(duration: timedelta) -> int:
+    """A duration in microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+def _groups(panel: Panel) -> dict[str, NDArray[np.int64]]:
+    """Meters by their mean load, in thirds: indices into the panel."""
+    order = np.argsort(np.nanmean(panel.load_kw, axis=1)).astype(np.int64)
+    return dict(zip(("small", "middle", "large"), np.array_split(order, 3), strict=True))
+
+
+def _chosen(windows: Windows, kept: NDArray[np.bool_]) -> Windows:
+    return Windows(
+        windows.meters[kept],
+        windows.origins_us[kept],
+        windows.leads,
+        windows.step_s,
+        windows.actual[kept],
+        windows.scale[kept],
+    )
+
+
+@contextmanager
+def _said(doing: str) -> Iterator[None]:
+    """Log what the job does and how long it took."""
+    began = time.monotonic()
+    log.info("%s", doing)
+    yield
+    log.info("done: %s", doing, extra={"seconds": f"{time.monotonic() - began:.1f}"})

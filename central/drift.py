@@ -1,0 +1,174 @@
+"""Noticing that forecasts have gone wrong: one ADWIN per meter on a daily statistic, and agreement of a site's meters.
+
+The only home of river. Detectors assume independent input; 48-h errors of overlapping forecasts are anything but, and
+raw ones give dozens of false alarms per meter-year. So each meter's statistic is one number a day:
+
+    mean |error| of the champion at one lead over two days, divided by its median over the first REFERENCE_DAYS days
+
+Two days, because what people begin to do every other night would else look like noise. The ratio is capped at CAP, so
+that one wild day is no drift, and scaled by GAIN, because ADWIN's bound has a term for values in [0, 1] that makes it
+blind to changes of a small unit within weeks. Rates of false alarms and delays are in tests/unit/test_central_drift.py.
+
+Invariants: only the champion's own forecasts count, never a fallback's; a new champion starts all its site's detectors
+afresh; a site drifts when `agreement` of its watched meters rose within `within` and have not fallen since.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from statistics import median
+from typing import Any, Final
+
+from river.drift import ADWIN
+
+from shared.clock import DAY_US
+from shared.params import DriftParams
+
+REFERENCE_DAYS: Final = 7
+SMOOTHED_DAYS: Final = 2
+CAP: Final = 8.0
+GAIN: Final = 10.0
+GRACE_DAYS: Final = 10
+SHORTEST_SIDE_DAYS: Final = 3
+COUNTED_SHARE: Final = 0.5  # of a day's intervals that must be scored for the day to count
+STATISTIC: Final = "two-day mean absolute error over its reference"
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSeen:
+    """A site's forecasts went wrong: which meters, since about when, seen when (all in event time)."""
+
+    site: str
+    meters: tuple[str, ...]
+    since_us: int
+    at_us: int
+    statistic: str = STATISTIC
+
+
+@dataclass(slots=True)
+class MeterDetector:
+    """The daily statistic of one meter and its ADWIN. `rose_us` is when it last rose, None after a fall."""
+
+    detector: ADWIN
+    days: list[float] = field(default_factory=list)
+    scale: float = math.nan
+    rose_us: int | None = None
+    since_us: int = 0
+
+    def add(self, error_kw: float, day_us: int) -> None:
+        """Take one day's mean absolute error; `day_us` is the day's end."""
+        self.days.append(error_kw)
+        if len(self.days) < REFERENCE_DAYS:
+            return
+        if len(self.days) == REFERENCE_DAYS:
+            self.scale = max(median(self.days), 1e-6)
+            for count in range(1, REFERENCE_DAYS + 1):
+                self._update(self.days[max(0, count - SMOOTHED_DAYS) : count], day_us)
+            return
+        self.days = self.days[-REFERENCE_DAYS - 1 :]
+        self._update(self.days[-SMOOTHED_DAYS:], day_us)
+
+    def _update(self, errors_kw: Sequence[float], day_us: int) -> None:
+        ratio = sum(min(error / self.scale, CAP) for error in errors_kw) / len(errors_kw)
+        before = self.detector.estimation
+        self.detector.update(GAIN * ratio)  # type: ignore[no-untyped-call]  # river leaves it untyped
+        if self.detector.drift_detected:
+            rose = self.detector.estimation > before
+            self.rose_us = day_us if rose else None
+            self.since_us = day_us - int(self.detector.width) * DAY_US
+
+
+@dataclass(slots=True)
+class _Day:
+    start_us: int = 0
+    error_kw: float = 0.0
+    count: int = 0
+
+
+@dataclass(slots=True)
+class _Site:
+    version: int = 0
+    meters: dict[str, MeterDetector] = field(default_factory=dict)
+    days: dict[str, _Day] = field(default_factory=dict)
+    standing: DriftSeen | None = None
+
+
+class DriftWatch:
+    """All sites' detectors, fed with score rows in the order they were recorded."""
+
+    def __init__(self, params: DriftParams, *, step_s: int) -> None:
+        self._params = params
+        self._least_count = COUNTED_SHARE * 86_400 / step_s
+        self._sites: dict[str, _Site] = {}
+
+    @property
+    def standing(self) -> dict[str, DriftSeen]:
+        """Sites whose forecasts are held to be wrong just now."""
+        return {name: site.standing for name, site in self._sites.items() if site.standing is not None}
+
+    def take(self, site: str, scores: Mapping[str, Sequence[Any]]) -> DriftSeen | None:
+        """Take a site's columns of scores (shared.messages.SCORE_COLUMNS); returns a drift seen for the first time."""
+        watched = self._sites.setdefault(site, _Site())
+        latest_us = None
+        names = ("lead", "role", "rung", "model_version", "meter_id", "valid_us", "y_kw", "forecast_kw")
+        for lead, role, rung, version, meter, valid_us, y_kw, forecast_kw in zip(
+            *(scores[name] for name in names), strict=True
+        ):
+            if lead != self._params.lead or role != "champion" or rung != "champion":
+                continue
+            if y_kw is None or forecast_kw is None or version < watched.version:
+                continue
+            if version > watched.version:
+                self._sites[site] = watched = _Site(version)
+            if self._add(watched, meter, valid_us, abs(y_kw - forecast_kw)):
+                latest_us = valid_us
+        return None if latest_us is None else self._judge(site, watched, latest_us)
+
+    def restart(self) -> None:
+        """Forget what was seen: another champion is on its way to all sites."""
+        for name, site in self._sites.items():
+            self._sites[name] = _Site(site.version)
+
+    def _add(self, site: _Site, meter: str, valid_us: int, error_kw: float) -> bool:
+        """Add one error to its meter's day; whether that ended a day that counts."""
+        start_us = valid_us - valid_us % DAY_US
+        day = site.days.setdefault(meter, _Day(start_us))
+        if start_us < day.start_us:
+            return False  # a late interval of a day that is judged already
+        ended = start_us > day.start_us and day.count >= self._least_count
+        if ended:
+            self._detector(site, meter).add(day.error_kw / day.count, day.start_us + DAY_US)
+        if start_us > day.start_us:
+            site.days[meter] = day = _Day(start_us)
+        day.error_kw += error_kw
+        day.count += 1
+        return ended
+
+    def _detector(self, site: _Site, meter: str) -> MeterDetector:
+        if meter not in site.meters:
+            adwin = ADWIN(  # type: ignore[no-untyped-call]  # as above
+                delta=self._params.delta,
+                clock=1,
+                grace_period=GRACE_DAYS,
+                min_window_length=SHORTEST_SIDE_DAYS,
+            )
+            site.meters[meter] = MeterDetector(adwin)
+        return site.meters[meter]
+
+    def _judge(self, name: str, site: _Site, now_us: int) -> DriftSeen | None:
+        needed = max(1, math.ceil(self._params.agreement * len(site.meters)))
+        risen = {meter: own for meter, own in site.meters.items() if own.rose_us is not None}
+        if site.standing is not None:
+            if len(risen) < needed:
+                site.standing = None
+            return None
+        within_us = self._params.within // timedelta(microseconds=1)
+        recent = {meter: own for meter, own in risen.items() if now_us - (own.rose_us or 0) <= within_us}
+        if len(recent) < needed:
+            return None
+        since_us = int(median(own.since_us for own in recent.values()))
+        site.standing = DriftSeen(name, tuple(sorted(recent)), since_us, now_us)
+        return site.standing

@@ -1,0 +1,172 @@
+"""Watching what was recorded: drift is told, trainings are started when due, their results go to the rollout."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from central.columns import SCORES
+from central.delivery import Delivery
+from central.drift import DriftSeen, DriftWatch
+from central.jobs import Jobs
+from central.journal import Journal
+from central.record import Record
+from central.telemetry import CentralMetrics
+from central.trainings import Result, results_in
+from central.triggers import Coverage, Triggers
+from central.work import WorkFolder
+from shared.clock import iso, parse_instant_us, to_us
+from shared.messages import SCORE_COLUMNS, Drift, Uplink
+from shared.mqtt import Connection
+from shared.topics import SiteTopics
+
+log = logging.getLogger(__name__)
+
+
+class Oversight:
+    """The shell of drift and triggers. Under `clock: event`, now is the latest uplink's `at`; else the wall clock's."""
+
+    def __init__(
+        self,
+        watch: DriftWatch,
+        triggers: Triggers,
+        jobs: Jobs,
+        delivery: Delivery,
+        journal: Journal,
+        metrics: CentralMetrics,
+        connection: Connection,
+        work: WorkFolder,
+        *,
+        root: str,
+        event_clock: bool,
+    ) -> None:
+        self._watch = watch
+        self._triggers = triggers
+        self._jobs = jobs
+        self._delivery = delivery
+        self._journal = journal
+        self._metrics = metrics
+        self._connection = connection
+        self._work = work
+        self._root = root
+        self._event_clock = event_clock
+        self._coverage = Coverage()
+        self._event_us: int | None = None
+        self._champion_version = 0
+
+    def rebuild(self, record: Record) -> None:
+        """Learn from the record what a restart forgot."""
+        spans = record.spans().cast(_SPANS)
+        for row in zip(*(spans[name].to_pylist() for name in spans.column_names), strict=True):
+            self._coverage.add(*row)
+        self._event_us = self._coverage.newest_us
+        scores = record.scores().cast(_SCORES_US).rename_columns(_SCORE_NAMES)
+        for site in pc.unique(scores["site"]).to_pylist():
+            own = scores.filter(pc.field("site") == site)
+            self._watch.take(site, {name: own[name].to_pylist() for name in SCORE_COLUMNS})
+        starts = [parse_instant_us(result.until) for _, result in results_in(self._work.trainings) if result.until]
+        self._triggers.last_start_us = max(starts, default=None)
+        self._notice_champion(restart=False)
+        until_us = self._triggers.champion_until_us
+        if until_us is not None and any(seen.at_us <= until_us for seen in self._watch.standing.values()):
+            self._watch.restart()
+
+    def now_us(self, wall: datetime) -> int | None:
+        """Event time, None as long as nothing has come."""
+        return self._event_us if self._event_clock else to_us(wall)
+
+    def take(self, batches: Iterable[Uplink], wall: datetime) -> None:
+        """Look at batches that are now in the record."""
+        for batch in batches:
+            self._event_us = max(self._event_us or 0, parse_instant_us(batch.at))
+            self._cover(batch)
+            scores = batch.kinds.get("scores")
+            if scores and all(name in scores for name in SCORE_COLUMNS):
+                seen = self._watch.take(batch.site, scores)
+                if seen is not None:
+                    self._tell(seen, wall)
+
+    def tick(self, wall: datetime) -> None:
+        """Start what is due, and take what has ended."""
+        now_us = self.now_us(wall)
+        if self._jobs.ended(wall):
+            self._triggers.ended()
+        for training, result in list(results_in(self._work.trainings, fresh=True)):
+            self._take_result(result, wall)
+            training.take()
+        self._delivery.take_approvals(wall=wall, event_us=now_us)
+        self._notice_champion(restart=True)
+        self._metrics.training_running.set(self._jobs.training)
+        if now_us is None:
+            return
+        reason = self._triggers.due(now_us, self._coverage, self._watch.standing)
+        if reason is not None:
+            self._triggers.started(now_us)
+            training = self._jobs.train(reason, now_us, wall)
+            self._journal.write("training started", wall=wall, event_us=now_us, training=training.id, reason=reason)
+
+    def _cover(self, batch: Uplink) -> None:
+        readings = batch.kinds.get("readings")
+        if not readings or not {"meter_id", "ts_us"} <= readings.keys():
+            return
+        try:
+            rows = pa.table({"meter_id": readings["meter_id"], "ts": pa.array(readings["ts_us"], pa.int64())})
+        except (pa.ArrowException, TypeError):
+            return  # kept in the record as JSON
+        spans = rows.group_by("meter_id").aggregate([("ts", "min"), ("ts", "max")])
+        for meter, first_us, last_us in zip(
+            *(spans[n].to_pylist() for n in ("meter_id", "ts_min", "ts_max")), strict=True
+        ):
+            self._coverage.add(batch.site, meter, first_us, last_us)
+
+    def _tell(self, seen: DriftSeen, wall: datetime) -> None:
+        decision = self._decision(seen.at_us)
+        message = Drift(
+            site=seen.site,
+            at=iso(seen.at_us),
+            meters=list(seen.meters),
+            statistic=seen.statistic,
+            since=iso(seen.since_us),
+            decision=decision,
+        )
+        self._connection.publish(SiteTopics(self._root, seen.site).drift, message.encode())
+        self._metrics.drifts.labels(seen.site).inc()
+        detail: dict[str, Any] = {"site": seen.site, "meters": list(seen.meters), "since": iso(seen.since_us)}
+        self._journal.write("drift", wall=wall, event_us=seen.at_us, decision=decision, **detail)
+
+    def _decision(self, now_us: int) -> str:
+        if self._triggers.running:
+            return "a training runs already"
+        cools_until_us = self._triggers.cools_until(now_us)
+        return "train now" if cools_until_us is None else f"train when the cooldown ends at {iso(cools_until_us)}"
+
+    def _take_result(self, result: Result, wall: datetime) -> None:
+        event_us = self.now_us(wall)
+        detail = result.model_dump(mode="json", exclude={"manifest", "started_at"})
+        self._journal.write("training ended", wall=wall, event_us=event_us, **detail)
+        self._metrics.trainings.labels(result.outcome).inc()
+        if result.outcome == "accepted" and result.manifest is not None:
+            self._delivery.accept(result.manifest, wall=wall, event_us=event_us)
+
+    def _notice_champion(self, *, restart: bool) -> None:
+        """Another champion is rolled out: its age counts from what it was trained on, and drift is looked for anew."""
+        champion = self._delivery.champion
+        if champion is None or champion.version == self._champion_version:
+            return
+        self._champion_version = champion.version
+        own = [result for _, result in results_in(self._work.trainings) if result.version == champion.version]
+        until = own[-1].until if own else champion.created
+        self._triggers.took_over(parse_instant_us(until))
+        if restart:
+            self._watch.restart()
+
+
+_INSTANT = pa.int64()
+_SPANS = pa.schema([("site", pa.string()), ("meter_id", pa.string()), ("first", _INSTANT), ("last", _INSTANT)])
+_SCORES_US = pa.schema([pa.field(f.name, _INSTANT) if f.name == "valid_at" else f for f in SCORES])
+_SCORE_NAMES = ["valid_us" if name == "valid_at" else name for name in SCORES.names]
