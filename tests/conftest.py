@@ -22,7 +22,7 @@ persistence true
 persistence_location {folder}/
 max_queued_messages 1000000
 max_inflight_messages 0
-max_packet_size 2000000
+max_packet_size {max_packet_size}
 log_dest stderr
 log_type error
 log_type warning
@@ -39,12 +39,15 @@ class Broker:
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None)
     host: str = "127.0.0.1"
+    max_packet_size: int = 2_000_000  # as Mosquitto 2.1 has it by default
 
     def start(self) -> None:
         """Start it, or start it again, and wait until it listens."""
         configuration = self.folder / "mosquitto.conf"
         user = getpass.getuser()  # else one started by root becomes a user who cannot save here
-        configuration.write_text(CONFIGURATION.format(user=user, port=self.port, folder=self.folder))
+        configuration.write_text(
+            CONFIGURATION.format(user=user, port=self.port, folder=self.folder, max_packet_size=self.max_packet_size)
+        )
         with (self.folder / "log").open("ab") as log:
             command = [mosquitto(), "-c", str(configuration)]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -1,0 +1,247 @@
+"""The edge as its users run it: a real process, a real Mosquitto."""
+
+import json
+import random
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ExitCode
+from shared.messages import Desired
+from tests.conftest import Broker, free_port
+from tests.integration.edge_process import ROOT, SITE, EdgeProcess, Watcher, origin, reading, wait_for
+from tests.small_model import manifest_of, small_manifest, small_model
+
+
+@pytest.fixture
+def edge(broker: Broker, tmp_path: Path) -> Iterator[EdgeProcess]:
+    process = EdgeProcess(tmp_path / "edge", broker.port)
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.kill()
+
+
+@pytest.fixture
+def watcher(broker: Broker) -> Iterator[Watcher]:
+    watching = Watcher(broker.port)
+    yield watching
+    watching.connection.stop()
+
+
+def _publish_model(watcher: Watcher, desired: Desired, sha256: str, chunks: list[bytes]) -> None:
+    for number, chunk in enumerate(chunks):
+        watcher.connection.publish(f"metercast/artifacts/{sha256}/{number}", chunk, retain=True)
+    watcher.connection.publish(f"metercast/{SITE}/models/desired", desired.encode(), retain=True)
+
+
+def test_a_meter_that_publishes_gets_a_retained_forecast_and_the_status_says_online(
+    edge: EdgeProcess, watcher: Watcher, broker: Broker
+) -> None:
+    edge.start()
+    watcher.send("m1", reading(0, 1.5))
+    (forecast,) = watcher.wait("forecasts/m1", lambda seen: len(seen) >= 1, "a forecast")
+    assert forecast["origin"] == origin(1)
+    assert forecast["quantiles"]["0.5"][0] == 1.5
+    late_comer = Watcher(broker.port)
+    late_comer.wait("forecasts/m1", lambda seen: len(seen) == 1, "the retained forecast")
+    late_comer.connection.stop()
+    assert watcher.of_topic("status")[0]["state"] == "online"
+    assert edge.stop() == ExitCode.OK
+    watcher.wait("status", lambda seen: seen[-1]["state"] == "offline", "offline after a clean stop")
+
+
+def test_readings_published_while_the_edge_is_down_are_forecast_when_it_returns(
+    edge: EdgeProcess, watcher: Watcher
+) -> None:
+    edge.start()
+    watcher.send("m1", reading(0, 1.0))
+    watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "the first forecast")
+    edge.kill()
+    watcher.wait("status", lambda seen: seen[-1]["state"] == "offline", "the will")
+    for hour in range(1, 30):
+        watcher.send("m1", reading(hour, float(hour)))
+    edge.start()
+    seen = watcher.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(30), "the last forecast")
+    assert {forecast["origin"] for forecast in seen} == {origin(hour) for hour in range(1, 31)}
+
+
+def test_killed_at_random_instants_the_edge_misses_no_origin_and_records_each_reading_once(
+    edge: EdgeProcess, watcher: Watcher
+) -> None:
+    hours, chance = 60, random.Random(5)
+    edge.start()
+    for hour in range(hours):
+        for meter in ("m1", "m2"):
+            watcher.send(meter, reading(hour, hour + 0.25))
+        if chance.random() < 0.06:
+            edge.kill()
+            edge.start()
+    for meter in ("m1", "m2"):
+        seen = watcher.wait(
+            f"forecasts/{meter}", lambda seen: bool(seen) and seen[-1]["origin"] == origin(hours), "the last forecast"
+        )
+        assert {forecast["origin"] for forecast in seen} == {origin(hour) for hour in range(1, hours + 1)}
+    edge.kill()
+    assert _recorded(edge) == sorted((m, reading(h, 0)["ts"], h + 0.25) for m in ("m1", "m2") for h in range(hours))
+
+
+def _recorded(edge: EdgeProcess) -> list[tuple[str, str, float]]:
+    """The readings in the edge's outbox, which nobody has acknowledged."""
+    from edge.store import Store
+    from shared.clock import iso
+    from shared.messages import Uplink
+
+    store = Store(edge.folder / "state")
+    rows = []
+    for seq, _size in store.outbox_index():
+        columns = Uplink.decompress(store.outbox_body(seq) or b"", "outbox").kinds.get("readings")
+        if columns:
+            rows += list(zip(columns["meter_id"], map(iso, columns["ts_us"]), columns["value"], strict=True))
+    store.close()
+    return sorted(rows)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"{broken", "not JSON"),
+        (json.dumps({"ts": origin(0), "unit": "kW"}).encode(), "value is missing"),
+        (json.dumps(reading(0, 1.0, unit="horsepower")).encode(), "unit 'horsepower' is unknown"),
+        (json.dumps(reading(0, 1.0, ts="1999-01-01T00:00:00Z")).encode(), "older than grid.max_age"),
+        (b"[" + b"0," * 5_000_000 + b"0]", "payload of 10000003 bytes"),
+    ],
+)
+def test_bad_input_is_a_dead_letter_in_a_sentence_and_good_input_beside_it_is_served(
+    edge: EdgeProcess, watcher: Watcher, broker: Broker, payload: bytes, reason: str
+) -> None:
+    _without_packet_limit(broker)
+    edge.start()
+    watcher.send("good", reading(0, 1.0))
+    watcher.send("bad", payload)
+    watcher.send("good", reading(1, 2.0))
+    (letter,) = watcher.wait("deadletter", lambda seen: len(seen) >= 1, "the dead letter")
+    assert reason in letter["reason"]
+    assert letter["topic"] == f"metercast/{SITE}/readings/bad"
+    watcher.wait("forecasts/good", lambda seen: len(seen) == 2, "both forecasts")
+    assert edge.process is not None
+    assert edge.process.poll() is None
+
+
+def _without_packet_limit(broker: Broker) -> None:
+    """Mosquitto may refuse large packets itself; here the edge is to answer."""
+    broker.max_packet_size = 20_000_000
+    broker.stop()
+    broker.start()
+
+
+def test_a_model_comes_over_the_wire_and_serves_without_a_missed_origin(edge: EdgeProcess, watcher: Watcher) -> None:
+    manifest, chunks = small_manifest(version=4)
+    edge.start()
+    for hour in range(100):
+        watcher.send("m1", reading(hour, 1.0 + hour % 24))
+        if hour == 80:
+            _publish_model(watcher, Desired(champion=manifest), manifest.sha256, chunks)
+            watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the swap")
+    seen = watcher.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(100), "the last forecast")
+    assert [forecast["origin"] for forecast in seen] == [origin(hour) for hour in range(1, 101)]
+    assert seen[50]["rung"] != "champion"
+    assert (seen[-1]["rung"], seen[-1]["model"]["version"]) == ("champion", 4)
+
+
+def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_stops(
+    edge: EdgeProcess, watcher: Watcher
+) -> None:
+    from shared.manifest import pack
+
+    artifact = b"not a model " * 1000
+    manifest = manifest_of(artifact, small_model()[1], 5)
+    edge.start()
+    _publish_model(watcher, Desired(champion=manifest), manifest.sha256, pack(artifact)[1])
+    reported = watcher.wait("models/reported", lambda seen: bool(seen[-1]["refused"]), "the refusal")[-1]
+    assert "not a model onnxruntime can load" in reported["refused"][0]["reason"]
+    assert reported["champion"] is None
+    watcher.send("m1", reading(0, 1.0))
+    watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "a forecast all the same")
+
+
+def test_metrics_are_served_for_prometheus_and_memory_stays_below_150_mb(
+    broker: Broker, tmp_path: Path, watcher: Watcher
+) -> None:
+    port = free_port()
+    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=(f"edge.metrics_port={port}",))
+    edge.start()
+    try:
+        for meter in range(24):
+            watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 5)])
+        watcher.wait("forecasts/m23", lambda seen: bool(seen) and seen[-1]["origin"] == origin(120), "forecasts")
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert 'metercast_readings_total{result="accepted"} 2880.0' in text
+        assert "metercast_meters 24.0" in text
+        assert edge.resident_mb() < 150
+    finally:
+        edge.kill()
+
+
+def test_without_a_broker_the_edge_says_so_in_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
+    edge = EdgeProcess(tmp_path / "edge", free_port())
+    done = subprocess.run(edge.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.BROKER_UNREACHABLE
+    assert done.stderr.splitlines()[-1].startswith("edge: mqtt.host 127.0.0.1:")
+
+
+def test_an_unknown_key_ends_in_one_line_that_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("grid: {stepp: 1h}\n")
+    command = [sys.executable, "-m", "edge", "run", "--params", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.strip() == f"edge: {file}: unknown key 'grid.stepp'; did you mean 'grid.step'?"
+
+
+def test_a_taken_metrics_port_ends_in_one_line(broker: Broker, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        edge = EdgeProcess(tmp_path / "edge", broker.port, settings=(f"edge.metrics_port={port}",))
+        done = subprocess.run(edge.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert f"edge: metrics on 127.0.0.1:{port}" in done.stderr
+
+
+def test_replay_publishes_a_file_as_its_meters_would_and_says_how_many(
+    edge: EdgeProcess, watcher: Watcher, tmp_path: Path
+) -> None:
+    file = tmp_path / "readings.csv"
+    lines = [f"m{meter},{reading(hour, 0)['ts']},{hour}.5" for meter in (1, 2) for hour in range(10)]
+    file.write_text("meter_id,ts,value\n" + "\n".join(lines) + "\n")
+    edge.start()
+    more = (str(file), "--unit", "kWh", "--kind", "energy", "--period", "1h", "--speed", "max")
+    done = subprocess.run(edge.arguments("replay", *more), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "20 readings published\n"
+    watcher.wait("forecasts/m2", lambda seen: bool(seen) and seen[-1]["origin"] == origin(10), "the last forecast")
+
+
+def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProcess, tmp_path: Path) -> None:
+    sound = subprocess.run(edge.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (sound.returncode, sound.stdout.count("ok  ")) == (ExitCode.OK, 4)
+    lost = EdgeProcess(tmp_path / "lost", free_port())
+    ill = subprocess.run(lost.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ill.returncode == ExitCode.FAILED
+    assert "MEND broker" in ill.stdout
+
+
+def test_the_broker_restarting_is_ridden_out(edge: EdgeProcess, watcher: Watcher, broker: Broker) -> None:
+    edge.start()
+    watcher.send("m1", reading(0, 1.0))
+    watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "a forecast")
+    broker.stop()
+    broker.start()
+    wait_for(lambda: watcher.connection.connected, "the watcher to be back")
+    watcher.send("m1", reading(1, 2.0))
+    watcher.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(2), "the next forecast")
