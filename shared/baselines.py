@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.features import window_steps
+from shared.features import load_floor, window_steps
 
 RUNGS: Final[tuple[str, ...]] = ("seasonal_naive_168", "seasonal_naive_24", "flat")
 NO_HISTORY: Final = -1  # in place of an index into RUNGS: a meter without a finite value
@@ -42,6 +42,7 @@ def fallback_forecast(
         centre = np.where(np.isnan(centre), lower, centre)
     kw = centre[:, :, None] + _spread(load, rungs, quantiles, step_s)[:, None, :]
     kw.sort(axis=2)
+    kw = np.maximum(kw, load_floor(windows)[:, None, None])
     return kw, np.where(np.isfinite(load).any(axis=1), rungs, NO_HISTORY).astype(np.int64)
 
 
@@ -72,7 +73,7 @@ def seasonal_naive_forecast(
         centre[:, :, None] + _residual_quantiles(_season_errors(load, season_h * 3600 // step_s), quantiles)[:, None, :]
     )
     kw.sort(axis=2)
-    return kw
+    return np.maximum(kw, load_floor(windows)[:, None, None])
 
 
 def _finite(windows: NDArray[np.floating]) -> Floats:

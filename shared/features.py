@@ -88,12 +88,14 @@ Ints = NDArray[np.int64]
 class Matrix:
     """Features of N meters × L leads, and what turns model output into load.
 
-    `x` float32 [N·L, F], meter-major, leads inner; `base` float64 [N, L] kW; `scale` float64 [N] kW, above zero.
+    `x` float32 [N·L, F], meter-major, leads inner; `base` float64 [N, L] kW; `scale` float64 [N] kW, above zero;
+    `floor` float64 [N] kW, see `load_floor`.
     """
 
     x: NDArray[np.float32]
     base: Floats
     scale: Floats
+    floor: Floats
 
 
 def window_steps(step_s: int) -> int:
@@ -131,7 +133,7 @@ def feature_matrix(
             _Block(windows[part], grid.starts(origins_us[part]), own_leads, grid).write(
                 x[part], base[part], scale[part]
             )
-    return Matrix(x.reshape(rows * lead_count, len(FEATURES)), base, scale)
+    return Matrix(x.reshape(rows * lead_count, len(FEATURES)), base, scale, load_floor(windows))
 
 
 def to_load(output: NDArray[np.floating], matrix: Matrix) -> Floats:
@@ -139,7 +141,12 @@ def to_load(output: NDArray[np.floating], matrix: Matrix) -> Floats:
     shape = (*matrix.base.shape, output.shape[-1])
     load = matrix.base[:, :, None] + matrix.scale[:, None, None] * output.astype(np.float64).reshape(shape)
     load.sort(axis=2)
-    return load
+    return np.maximum(load, matrix.floor[:, None, None])
+
+
+def load_floor(windows: NDArray[np.floating]) -> Floats:
+    """Return the least load [N] a forecast may show: 0 kW for a meter that never exported in its window, else none."""
+    return np.where((windows < 0).any(axis=1), -np.inf, 0.0)
 
 
 def to_target(load_kw: NDArray[np.floating], matrix: Matrix) -> Floats:

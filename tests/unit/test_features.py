@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shared.baselines import fallback_forecast
 from shared.calendars import Calendar
 from shared.features import FEATURES, Matrix, feature_matrix, to_load, to_target, window_steps
 
@@ -43,7 +44,7 @@ def test_a_batch_equals_its_rows_one_by_one_bit_for_bit(seed: int, rows: int, mi
     for row in np.random.default_rng(seed).integers(rows, size=3):
         part = slice(row, row + 1)
         alone = feature_matrix(windows[part], origins[part], LEADS, calendar=LONDON)
-        ours = Matrix(batch.x.reshape(rows, 48, -1)[row], batch.base[part], batch.scale[part])
+        ours = Matrix(batch.x.reshape(rows, 48, -1)[row], batch.base[part], batch.scale[part], batch.floor[part])
         assert _same(ours, alone)
 
 
@@ -131,3 +132,15 @@ def test_what_would_be_silent_nonsense_is_refused() -> None:
         feature_matrix(windows, origins, LEADS + 1, calendar=LONDON)
     with pytest.raises(ValueError, match="do not lie on the grid"):
         feature_matrix(windows, origins + 1, LEADS, calendar=LONDON)
+
+
+def test_a_meter_that_never_exported_is_not_forecast_to_export_and_one_that_did_may_be() -> None:
+    windows = np.abs(np.random.default_rng(4).normal(1, 0.5, (2, 720))).astype(np.float32)
+    windows[1, 5] = -0.1
+    origins = np.full(2, 1_767_571_200_000_000, dtype=np.int64)
+    matrix = feature_matrix(windows, origins, np.arange(1, 49), calendar=Calendar())
+    load = to_load(np.full((96, 3), -50.0, dtype=np.float32), matrix)
+    assert (load[0] == 0).all()
+    assert (load[1] < 0).all()
+    fallback, _ = fallback_forecast(windows, np.arange(1, 49), (0.001, 0.5, 0.999))
+    assert fallback[0].min() >= 0
