@@ -58,9 +58,12 @@ class ForecastsConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed, or there is room to forecast; `idle` when no message waits."""
+    """Time has passed, or there is room to forecast.
 
-    idle: bool
+    `caught_up`: what waited at the broker has come. Before that, a meter without readings is not silent, we are late.
+    """
+
+    caught_up: bool
 
 
 Event = ReadingsArrived | AckedArrived | DesiredArrived | ChunkArrived | ForecastsConfirmed | Tick

@@ -75,8 +75,8 @@ class Node:
         match event:
             case ReadingsArrived(messages):
                 return self._on_readings(messages, wall_us)
-            case Tick(idle):
-                return self._on_tick(wall_us, idle=idle)
+            case Tick(caught_up):
+                return self._on_tick(wall_us, caught_up=caught_up)
             case ForecastsConfirmed(delivered):
                 return self._on_confirmed(delivered)
             case AckedArrived(topic, payload):
@@ -212,12 +212,12 @@ class Node:
 
     # -- time ----------------------------------------------------------------------------------------------------
 
-    def _on_tick(self, wall_us: int, *, idle: bool) -> list[Effect]:
+    def _on_tick(self, wall_us: int, *, caught_up: bool) -> list[Effect]:
         now_us = self.now_us(wall_us)
         if now_us == NO_INSTANT:
             return []
         changes = Changes()
-        cleared = self._close_waiting(now_us, changes, silent_too=idle or self.params.clock == "event")
+        cleared = self._close_waiting(now_us, changes, silent_too=caught_up or self.params.clock == "event")
         made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK, now_us=now_us)
         events = columns_of(EVENT_COLUMNS, [(now_us, "retired", publish.topic) for publish in cleared])
         changes.outbox += self.uplink.enqueue({"scores": made.scores, "events": events}, self._at(wall_us))

@@ -47,6 +47,7 @@ STATUS_EVERY_S: Final = 10.0
 UNCONFIRMED_AT_MOST: Final = 4000  # beyond this no new forecasts are made until the broker confirms some
 COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
+CAUGHT_UP_AFTER_S: Final = 1.0
 
 
 class Runtime:
@@ -61,6 +62,7 @@ class Runtime:
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
         self._was_connected = False
+        self._behind_at_s = time.monotonic()
 
     def stop(self) -> None:
         """Ask the loop to end after the batch in hand."""
@@ -85,9 +87,17 @@ class Runtime:
             self._on_messages(messages)
         self._confirm()
         if len(self._unconfirmed) < UNCONFIRMED_AT_MOST:
-            self._handle(Tick(idle=not messages and not self._connection.waiting))
+            self._handle(Tick(caught_up=self._caught_up(len(messages))))
         self._pump_uplink()
         self._periodic()
+
+    def _caught_up(self, taken: int) -> bool:
+        """Whether what the broker kept for us has come, so that a meter we hear nothing of is silent indeed."""
+        now_s = time.monotonic()
+        backlog = self._connection.waiting or taken >= self._edge.params.edge.batch // 2
+        if backlog or not self._connection.connected or not self._was_connected:
+            self._behind_at_s = now_s
+        return now_s - self._behind_at_s >= CAUGHT_UP_AFTER_S
 
     def _take(self, timeout_s: float) -> list[Incoming]:
         limit = self._edge.params.edge.batch

@@ -59,9 +59,9 @@ class EdgeAtDesk:
 
     def tick(self, wall_us: int = START_US) -> None:
         """Let the node close and forecast until nothing is due."""
-        self.tell(Tick(idle=True), wall_us)
+        self.tell(Tick(caught_up=True), wall_us)
         while self.node.busy:
-            self.tell(Tick(idle=True), wall_us)
+            self.tell(Tick(caught_up=True), wall_us)
 
     def send(self, *messages: tuple[str, Any], wall_us: int = START_US, tick: bool = True) -> None:
         """Deliver (meter, JSON content or bytes) as one batch."""

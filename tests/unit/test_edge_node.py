@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.effects import Commit, ForecastsConfirmed, RawMessage, ReadingsArrived
+from edge.effects import Commit, ForecastsConfirmed, RawMessage, ReadingsArrived, Tick
 from shared.clock import HOUR_US, iso
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
@@ -110,6 +110,17 @@ def test_under_the_wall_clock_only_the_newest_origin_is_forecast(tmp_path: Path)
     desk.send(*[("m1", reading(hour, 1.0)) for hour in range(10)], wall_us=wall_us)
     assert [f["origin"] for f in desk.of_topic("forecasts/m1")] == [iso(START_US + 10 * HOUR_US)]
     assert desk.node.counters["forecasts", "superseded"] == 9
+
+
+def test_before_the_queue_of_an_outage_has_come_no_meter_counts_as_silent(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    desk.send(("m1", reading(0, 1.0)), wall_us=START_US + HOUR_US)
+    back_us = START_US + 30 * HOUR_US + 1
+    desk.tell(Tick(caught_up=False), back_us)
+    desk.send(*[("m1", reading(hour, 2.0)) for hour in range(1, 30)], wall_us=back_us, tick=False)
+    desk.tell(Tick(caught_up=False), back_us)
+    assert _load_of(desk, "m1", 30) == [1.0] + [2.0] * 29
+    assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(back_us - 1)
 
 
 @pytest.mark.parametrize(
