@@ -41,9 +41,10 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and disconnect."""
+        """End the thread and disconnect; does no harm to one that never started."""
         self._ending.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._connection.stop()
 
     def publish_reading(self, meter: str, payload: bytes) -> None:

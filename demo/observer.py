@@ -42,7 +42,7 @@ class ModelServing:
 
 @dataclass(frozen=True, slots=True)
 class DriftSeen:
-    """One message on the drift topic."""
+    """One message on the drift topic, and when in event time central says it was seen."""
 
     event_us: int
     wall_s: float
@@ -103,6 +103,11 @@ class Observer:
         with self._lock:
             return sum(count for count, _ in self.dead_letters.values())
 
+    @property
+    def published_until_us(self) -> int:
+        """The newest reading inside the scenario that any meter has published, -1 for none."""
+        return int(self.newest_us.max(initial=-1))
+
     def take(self, topic: str, payload: bytes, wall_s: float) -> None:
         """Count one message, delivered `wall_s` seconds after the demo began."""
         kind, _, rest = topic.removeprefix(f"{self.topics.root}/{self.topics.site}/").partition("/")
@@ -126,7 +131,7 @@ class Observer:
             case "deadletter":
                 self.dead_letters[str(message["id"])] = (int(message.get("count", 1)), str(message["reason"]))
             case "drift":
-                self.drift.append(DriftSeen(self.event_us, wall_s, message))
+                self.drift.append(DriftSeen(_instant_us(message["at"], self.event_us), wall_s, message))
             case "models/desired":
                 self._on_desired(message, wall_s)
             case "models/reported":
@@ -182,6 +187,13 @@ def _read_object(payload: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return message if isinstance(message, dict) else None
+
+
+def _instant_us(text: object, otherwise: int) -> int:
+    try:
+        return parse_instant_us(text)
+    except ValueError:
+        return otherwise
 
 
 def _version(model: dict[str, Any]) -> int:

@@ -35,7 +35,7 @@ OLD: Final = "#3b6fb6"
 NEW: Final = "#128a72"
 CAR: Final = "#f6d78b"
 ALERT: Final = "#c2452d"
-SHOWN_HISTORY: Final = timedelta(days=28)
+SHOWN: Final = timedelta(days=28)  # of history, in the time lines
 STYLE: Final[dict[Any, Any]] = {
     "font.family": "DejaVu Sans",
     "font.size": 11.5,
@@ -76,6 +76,8 @@ def draw(outcome: Outcome, path: Path) -> None:
         timeline = figure.add_subplot(rows[1, :])
         _daily_errors(timeline, outcome)
         _rungs(figure.add_subplot(rows[2, :], sharex=timeline), outcome)
+        shown = _day(pd.Timestamp(max(outcome.observer.scenario.start, outcome.observer.scenario.live_from - SHOWN)))
+        timeline.set_xlim(shown, _day(_days(outcome)[-1]) + 1)  # last, for the strip below set its own
         figure.savefig(path, dpi=110)
 
 
@@ -165,14 +167,12 @@ def _daily_errors(axis: Axes, outcome: Outcome) -> None:
         old = outcome.retrain.old_version
         errors = daily_errors(outcome, Medians.of(old, shadow).values)
         axis.plot(noon, errors, color=OLD, lw=1.8, ls=(0, (3, 2)), label=f"model v{old}, still computing in shadow")
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.15)
+    axis.set_ylim(0, axis.get_ylim()[1] * 1.25)
     _mark_moments(axis, outcome)
     homes = int(outcome.changed.sum())
     axis.set_title(f"Daily error of the {homes} homes that change", pad=12)
     axis.set_ylabel("MAE over 24 h, scaled")
     axis.legend(loc="lower right", bbox_to_anchor=(1.005, 1.0), frameon=False, ncols=4, fontsize=11)
-    shown = _day(pd.Timestamp(outcome.observer.scenario.live_from - SHOWN_HISTORY))
-    axis.set_xlim(max(days[0], shown), days[-1] + 1)
     axis.grid(visible=True)
     axis.tick_params(length=0)
     weeks = _days(outcome)[::14]

@@ -56,6 +56,7 @@ class Child:
         """Ask it to end (SIGTERM), insist after a while, and reap it. Does nothing to one that has ended."""
         if self.running:
             self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGCONT)  # one that was paused would not hear the other
         try:
             self.process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:

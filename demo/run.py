@@ -15,6 +15,7 @@ import pandas as pd
 
 from demo.broker import start_broker
 from demo.observer import SERVED, Observer
+from demo.pacing import Pace
 from demo.processes import Child
 from demo.retrain import Retrain
 from demo.scenario import hourly_kw, last_origins
@@ -22,11 +23,12 @@ from demo.scores import Hindsight
 from demo.stage import ROOT, Stage
 from demo.story import Story
 from demo.summary import Outcome, Recorded, read_export, read_models, resident_mb
+from shared.clock import to_us
 
 UP_WITHIN_S: Final = 40.0
 HISTORY_WITHIN_S: Final = 150.0
-FIRST_MODEL_WITHIN_S: Final = 120.0
-LIVE_WITHIN_S: Final = 240.0
+FIRST_MODEL_WITHIN_S: Final = 150.0
+LIVE_WITHIN_S: Final = 360.0
 DRAIN_WITHIN_S: Final = 60.0
 EXPORT_WITHIN_S: Final = 60.0
 QUIET_S: Final = 1.0  # nothing came for so long: what is complete is complete
@@ -39,8 +41,11 @@ def play(stage: Stage) -> Outcome:
     replay_history(stage)
     await_first_model(stage)
     retrain = replay_live(stage)
+    stage.progress.step("replay stopped; the edge and the record catch up")
     drain(stage)
-    return conclude(stage, retrain, read_record_back(stage))
+    recorded = read_record_back(stage)
+    stage.progress.step(f"the record holds {recorded.readings:,} readings and {recorded.dead_letters} dead letters")
+    return conclude(stage, retrain, recorded)
 
 
 def open_stage(stage: Stage) -> None:
@@ -62,13 +67,15 @@ def _edge_settings(stage: Stage) -> list[str]:
 
 def _central_settings(stage: Stage) -> list[str]:
     work = stage.out / "state" / "central"
-    history = (stage.scenario.live_from - stage.scenario.start).days
+    history = stage.scenario.live_from - stage.scenario.start
     return stage.settings(
         f"central.work_dir={work}",
         f"central.record_uri={work / 'record'}",
         "central.metrics_port=0",
-        f"training.min_history={history - 3}d",
+        f"training.min_history={(history * 3 // 4).days}d",  # the first training overlaps with the rest of the replay
         "training.every=365d",  # the schedule stays out of it: what retrains here is drift
+        "training.window=42d",  # short, so that the new nights soon weigh something
+        "training.rows=50000",
     )
 
 
@@ -101,10 +108,15 @@ def replay_live(stage: Stage) -> Retrain | None:
     """Replay live weeks until the retrained model has served long enough to be judged, or the readings end."""
     scenario, day_s = stage.scenario, stage.options.day_s
     stage.progress.step(f"live from {scenario.live_from:%a %-d %b}, a day every {day_s:g} s")
-    speed = timedelta(days=1) / timedelta(seconds=day_s)
-    replay = _replay(stage, "replay-live", f"{speed:.0f}", scenario.live_from, scenario.end)
+    replay = _replay(stage, "replay-live", "max", scenario.live_from, scenario.end)
     story = Story(stage)
-    stage.wait_until(lambda: story.told() or not replay.running, LIVE_WITHIN_S, doing="live", by="central")
+    pace = Pace(replay, stage.observer, day_s, to_us(scenario.live_from), training=story.awaits_model)
+
+    def over() -> bool:
+        pace.keep()
+        return story.told() or not replay.running
+
+    stage.wait_until(over, LIVE_WITHIN_S, doing="live", by="central")
     if not replay.running:
         replay.wait(0)
     stage.retire("replay-live")
@@ -178,6 +190,6 @@ def conclude(stage: Stage, retrain: Retrain | None, recorded: Recorded) -> Outco
         retrain=retrain,
         recorded=recorded,
         seconds=stage.progress.seconds,
-        edge_rss_mb=resident_mb(stage.children["edge"].process.pid),
+        edge_memory=resident_mb(stage.children["edge"].process.pid),
         trained=read_models(models, ROOT),
     )

@@ -24,7 +24,7 @@ from shared.clock import HOUR_US, to_datetime
 from shared.topics import SiteTopics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-POLL_S: Final = 0.1
+POLL_S: Final = 0.05
 OURS: Final = (
     "logs",
     "state",

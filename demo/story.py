@@ -11,7 +11,7 @@ import pandas as pd
 from demo.retrain import Retrain, drift_after_change, find_retrain
 from demo.scenario import PERIOD, wrong_payloads
 from demo.stage import Stage
-from shared.clock import HOUR_US, to_datetime
+from shared.clock import HOUR_US
 
 MISTAKES_AFTER: Final = timedelta(days=3)
 REPEATED: Final = timedelta(days=1)  # of readings are sent a second time, to be counted once
@@ -26,17 +26,23 @@ class Story:
     _said: set[str] = field(default_factory=set)
 
     def told(self) -> bool:
-        """Say what is new; whether the retrained model has served for as long as it is to be judged."""
+        """Say what is new; whether readings are out for as long as the retrained model is to be judged."""
         stage, scenario = self.stage, self.stage.scenario
         self._once("mistakes", stage.now >= scenario.live_from + MISTAKES_AFTER, self._make_mistakes)
         self._once("change", stage.now >= scenario.change_at, self._say_change)
         self._once("drift", drift_after_change(stage.observer.drift, scenario) is not None, self._say_drift)
         self.retrain = self.retrain or find_retrain(stage.observer)
         self._once("swap", self.retrain is not None, self._say_swap)
-        return self.retrain is not None and self._served(self.retrain) >= scenario.score_for
+        return self.retrain is not None and self._published_since(self.retrain) >= scenario.score_for
 
-    def _served(self, retrain: Retrain) -> timedelta:
-        return self.stage.now - to_datetime(self.stage.scenario.start_us + retrain.origin * HOUR_US)
+    def awaits_model(self) -> bool:
+        """Whether drift was seen in the change and no model has answered it yet."""
+        return "drift" in self._said and self.retrain is None
+
+    def _published_since(self, retrain: Retrain) -> timedelta:
+        # What is published counts, not what is forecast: an edge that lags behind the replay catches up afterwards.
+        swap_us = self.stage.scenario.start_us + retrain.origin * HOUR_US
+        return timedelta(microseconds=self.stage.observer.published_until_us - swap_us)
 
     def _once(self, what: str, due: bool, act: Callable[[], None]) -> None:
         if due and what not in self._said:

@@ -52,7 +52,7 @@ class Outcome:
     retrain: Retrain | None
     recorded: Recorded
     seconds: float
-    edge_rss_mb: float | None = None
+    edge_memory: Mapping[str, float] = field(default_factory=dict)
     trained: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -96,7 +96,8 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
         "models_refused": len(observer.refused),
         **_figures(verdict),
         "missed_forecasts": served.missed(outcome.last_origins),
-        "edge_rss_mb": outcome.edge_rss_mb,
+        "edge_rss_mb": outcome.edge_memory.get("VmRSS"),
+        "edge_rss_peak_mb": outcome.edge_memory.get("VmHWM"),
         "seconds": outcome.seconds,
     }
     rounded: dict[str, Any] = _rounded(summary)
@@ -176,11 +177,10 @@ def read_models(argv: Sequence[str], cwd: Path) -> dict[int, dict[str, Any]]:
         return {}
 
 
-def resident_mb(pid: int) -> float | None:
-    """Peak resident memory of a process in MB (10⁶ bytes), or None where /proc does not tell."""
+def resident_mb(pid: int) -> dict[str, float]:
+    """Resident memory of a process in MB (10⁶ bytes), now (`VmRSS`) and at its peak (`VmHWM`); empty without /proc."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
-        return None
-    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    return None if peak is None else int(peak) * 1024 / 1e6
+        return {}
+    return {name: int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM")}
