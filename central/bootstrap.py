@@ -72,7 +72,8 @@ def run(params: Params) -> ExitCode:
         jobs = Jobs(params, work)
         central = _wire(params, work, record, metrics, connection, jobs)
         connection.start()
-        jobs.errand("models", "prepare")  # creating MLflow's database takes longer than a training
+        if not mlflow_uri(params) and not work.mlflow.exists():
+            jobs.errand("models", "prepare")  # creating the database takes as long as a training
         try:
             central.run(stop)
         finally:
@@ -106,11 +107,15 @@ def _wire(
 
 
 def open_registry(params: Params) -> Registry:
-    """MLflow by the rule of the parameters: `central.mlflow_uri`, else MLFLOW_TRACKING_URI, else SQLite here."""
+    """MLflow: the server that is named, else SQLite and artifacts in the work folder."""
     from central.registry import Registry  # takes seconds, which only trainings and `models` should wait for
 
-    uri = params.central.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    return Registry(uri, work_folder(params).mlflow)
+    return Registry(mlflow_uri(params), work_folder(params).mlflow)
+
+
+def mlflow_uri(params: Params) -> str:
+    """The tracking server that is named, empty for none."""
+    return params.central.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 def train(params: Params, *, reason: Reason, until_us: int | None, out: Path | None) -> Result:

@@ -132,7 +132,7 @@ def _batch_of(schema: pa.Schema, batch: Uplink, given: Mapping[str, list[Any]], 
     for name, values in given.items():
         if name not in made:
             made[name] = _array(values, schema.field(name).type)
-    if "month" in schema.names:
+    if "ts" in made:
         made["month"] = _months(made["ts"])
     return pa.RecordBatch.from_arrays(
         [made.get(field.name, pa.nulls(rows, field.type)) for field in schema], schema=schema

@@ -20,12 +20,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median
-from typing import Any, Final
-
-from river.drift import ADWIN
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.clock import DAY_US
 from shared.params import DriftParams
+
+if TYPE_CHECKING:
+    from river.drift import ADWIN
 
 REFERENCE_DAYS: Final = 7
 SMOOTHED_DAYS: Final = 2
@@ -33,6 +34,7 @@ CAP: Final = 8.0
 GAIN: Final = 10.0
 GRACE_DAYS: Final = 10
 SHORTEST_SIDE_DAYS: Final = 3
+KEPT_DAYS: Final = 90  # in which the moment of a change is looked for
 COUNTED_SHARE: Final = 0.5  # of a day's intervals that must be scored for the day to count
 STATISTIC: Final = "two-day mean absolute error over its reference"
 
@@ -46,6 +48,15 @@ class DriftSeen:
     since_us: int
     at_us: int
     statistic: str = STATISTIC
+
+
+def adwin(delta: float) -> ADWIN:
+    """A detector that looks for a change at every value."""
+    from river.drift import ADWIN  # seconds, and 200 MiB: not before the first score of a champion
+
+    return ADWIN(  # type: ignore[no-untyped-call]  # as below
+        delta=delta, clock=1, grace_period=GRACE_DAYS, min_window_length=SHORTEST_SIDE_DAYS
+    )
 
 
 @dataclass(slots=True)
@@ -68,7 +79,7 @@ class MeterDetector:
             for count in range(1, REFERENCE_DAYS + 1):
                 self._update(self.days[max(0, count - SMOOTHED_DAYS) : count], day_us)
             return
-        self.days = self.days[-REFERENCE_DAYS - 1 :]
+        self.days = self.days[-KEPT_DAYS:]
         self._update(self.days[-SMOOTHED_DAYS:], day_us)
 
     def _update(self, errors_kw: Sequence[float], day_us: int) -> None:
@@ -78,7 +89,22 @@ class MeterDetector:
         if self.detector.drift_detected:
             rose = self.detector.estimation > before
             self.rose_us = day_us if rose else None
-            self.since_us = day_us - int(self.detector.width) * DAY_US
+            self.since_us = day_us - changed_days_ago(self.days) * DAY_US
+
+
+def changed_days_ago(days: Sequence[float]) -> int:
+    """How many of the latest days a step in the mean, fitted by least squares, sets apart from those before.
+
+    ADWIN says that there was a change; its window says only roughly when.
+    """
+    total, best, ago, before = sum(days), -1.0, len(days), 0.0
+    for count in range(1, len(days)):
+        before += days[count - 1]
+        apart = before / count - (total - before) / (len(days) - count)
+        gain = apart * apart * count * (len(days) - count)
+        if gain > best:
+            best, ago = gain, len(days) - count
+    return ago
 
 
 @dataclass(slots=True)
@@ -149,13 +175,7 @@ class DriftWatch:
 
     def _detector(self, site: _Site, meter: str) -> MeterDetector:
         if meter not in site.meters:
-            adwin = ADWIN(  # type: ignore[no-untyped-call]  # as above
-                delta=self._params.delta,
-                clock=1,
-                grace_period=GRACE_DAYS,
-                min_window_length=SHORTEST_SIDE_DAYS,
-            )
-            site.meters[meter] = MeterDetector(adwin)
+            site.meters[meter] = MeterDetector(adwin(self._params.delta))
         return site.meters[meter]
 
     def _judge(self, name: str, site: _Site, now_us: int) -> DriftSeen | None:

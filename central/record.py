@@ -106,9 +106,11 @@ class Record:
         return _last_received(rows, ("site", "id")).drop_columns(["row"])
 
     def scores(self, *, site: str | None = None, since_us: int | None = None) -> pa.Table:
-        """Score rows in the order they were recorded. Raises RecordError."""
+        """Score rows by time, then place in the uplink: a table keeps no order of its own. Raises RecordError."""
         since = [] if since_us is None else [pc.field("valid_at") >= pa.scalar(since_us, pa.int64()).cast(INSTANT)]
-        return self._read("scores", site=site, conditions=since)
+        return self._read("scores", site=site, conditions=since).sort_by(
+            [("valid_at", "ascending"), ("seq", "ascending"), ("row", "ascending")]
+        )
 
     def spans(self) -> pa.Table:
         """`site, meter_id, first, last` of every meter's readings. Raises RecordError."""

@@ -80,7 +80,8 @@ class Central:
     def __init__(self, broker: Broker, folder: Path) -> None:
         self.folder = folder
         self.settings = [f"mqtt.host={broker.host}", f"mqtt.port={broker.port}", f"central.work_dir={folder}",
-                         "central.metrics_port=0", "clock=event"]  # fmt: skip
+                         "central.metrics_port=0", "clock=event",
+                         "central.mlflow_uri=http://127.0.0.1:9"]  # fmt: skip  # nothing here is trained
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *words: str) -> list[str]:

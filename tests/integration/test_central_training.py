@@ -1,0 +1,156 @@
+"""A training from the record to the registry, as the command a person types, on a small synthetic record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from central.record import Record
+from central.registry import LoggedRun, Registry, RunRecord
+from central.trainings import FLEET, Result, results_in
+from central.work import WorkFolder
+from shared.clock import HOUR_US, iso
+from shared.errors import MetercastError
+from shared.manifest import pack
+from shared.messages import Uplink
+
+ROOT = Path(__file__).resolve().parents[2]
+START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
+DAYS = 35
+METERS = 4
+
+
+def fill(record: Record) -> None:
+    """Hourly power of a few meters with a daily and weekly shape and some noise."""
+    hours = np.arange(DAYS * 24)
+    rng = np.random.default_rng(5)
+    record.create()
+    for number in range(METERS):
+        shape = 1 + 0.5 * np.sin(2 * np.pi * (hours + number) / 24) + 0.3 * (hours // 24 % 7 >= 5)
+        value = ((1 + number) * shape + rng.normal(0, 0.1, len(hours))).round(3).tolist()
+        rows = len(hours)
+        columns: dict[str, list[Any]] = {
+            "meter_id": [f"m{number}"] * rows,
+            "ts_us": (START_US + hours * HOUR_US).tolist(),
+            "value": value,
+            "unit": ["kW"] * rows,
+            "kind": ["power"] * rows,
+            "period_s": [None] * rows,
+            "quality": [""] * rows,
+            "received_us": (START_US + hours * HOUR_US).tolist(),
+        }
+        at = iso(START_US + DAYS * 24 * HOUR_US)
+        record.append([Uplink(site="s", epoch="e", seq=number + 1, at=at, kinds={"readings": columns})])
+
+
+def central(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    small = {"central.work_dir": str(folder), "training.trees": "20", "training.rows": "5000"} | {
+        name.replace("__", "."): value for name, value in settings.items()
+    }
+    pairs = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [sys.executable, "-m", "central", *words, *pairs, "--log-level", "warning"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, env=environment | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("central")
+    fill(Record(str(folder / "record")))
+    done = central(folder, "train")
+    assert done.returncode == 0, done.stderr
+    results = list(results_in(folder / "trainings"))
+    assert len(results) == 1
+    return folder, results[0][1]
+
+
+def test_a_training_leaves_a_result_that_says_what_it_rests_on(trained: tuple[Path, Result]) -> None:
+    _, result = trained
+    assert (result.outcome, result.version, result.meters) == ("accepted", 1, METERS)
+    assert result.record_version == METERS
+    assert result.until == iso(START_US + DAYS * 24 * HOUR_US)
+    assert result.mase is not None
+    assert result.mase_naive is not None
+    assert result.mase < result.mase_naive
+    assert result.trained_rows > 1000
+
+
+def test_the_manifest_is_about_the_artifact_that_lies_beside_it(trained: tuple[Path, Result]) -> None:
+    folder, result = trained
+    manifest = result.manifest
+    assert manifest is not None
+    sha256, chunks = pack(WorkFolder(folder).artifact(manifest.sha256).read_bytes())
+    assert (sha256, len(chunks)) == (manifest.sha256, manifest.chunks)
+    assert any(value is None for row in manifest.golden.inputs for value in row)
+
+
+def test_the_registry_holds_the_run_the_version_and_the_alias(trained: tuple[Path, Result]) -> None:
+    folder, result = trained
+    registry = Registry("", folder / "mlflow")
+    assert registry.aliases(FLEET) == {"candidate": 1}
+    run = registry._client().get_run(result.run_id)
+    assert run.data.metrics["mase"] == pytest.approx(result.mase)
+    assert {"lead_1_to_6h.mase", "meters_small.mase", "naive.mase"} <= run.data.metrics.keys()
+    assert run.data.params["record_version"] == str(METERS)
+    files = [info.path for info in registry._client().list_artifacts(result.run_id, "model")]
+    assert files == ["model/manifest.json", "model/model.onnx"]
+
+
+def test_models_lists_what_was_accepted(trained: tuple[Path, Result]) -> None:
+    folder, _ = trained
+    listed = json.loads(central(folder, "models", "--json").stdout)
+    assert [(row["version"], row["role"], row["reason"]) for row in listed] == [(1, "past", "command")]
+
+
+def test_approving_what_does_not_wait_is_refused_in_a_sentence(trained: tuple[Path, Result]) -> None:
+    refused = central(trained[0], "models", "approve", "1")
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == "central: models: version 1 does not wait for approval; waiting: none"
+
+
+def test_a_model_that_misses_the_criteria_is_logged_and_not_registered(trained: tuple[Path, Result]) -> None:
+    folder, _ = trained
+    done = central(folder, "train", training__criteria__max_vs_naive="0.01")
+    assert done.returncode == 4, done.stderr
+    assert "is above 0.01 times" in done.stdout
+    result = list(results_in(folder / "trainings"))[-1][1]
+    assert (result.outcome, result.version, result.manifest) == ("rejected", None, None)
+    assert Registry("", folder / "mlflow")._client().get_run(result.run_id).data.tags["outcome"] == "rejected"
+
+
+def test_training_on_an_empty_record_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    Record(str(tmp_path / "record")).create()
+    done = central(tmp_path, "train")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "central: train: the record is empty"
+
+
+def test_a_registry_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    registry = Registry("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(MetercastError, match=r"mlflow http://127\.0\.0\.1:9: cannot prepare"):
+        registry.prepare()
+
+
+def test_aliases_move_from_version_to_version(tmp_path: Path) -> None:
+    registry = Registry("", tmp_path)
+    run = RunRecord(name="r", params={"a": 1}, metrics={"m": 0.5}, tags={}, started_ms=0, files={"model/x": b"x"})
+    logged = [registry.log(run, finished_ms=1) for _ in range(2)]
+    assert all(isinstance(one, LoggedRun) for one in logged)
+    versions = [registry.register("fleet", one, "model", tags={}) for one in logged]
+    assert versions == [1, 2]
+    registry.alias("fleet", "champion", 1)
+    registry.alias("fleet", "champion", 2)
+    registry.alias("fleet", "challenger", 1)
+    assert registry.aliases("fleet") == {"champion": 2, "challenger": 1}
+    registry.drop_alias("fleet", "challenger")
+    assert registry.aliases("fleet") == {"champion": 2}

@@ -1,0 +1,65 @@
+"""When a training starts: enough history, drift, age, and the cooldown between two."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from central.triggers import Coverage, Triggers
+from shared.clock import DAY_US
+from shared.params import TrainingParams
+
+PARAMS = TrainingParams(min_history=timedelta(days=21), every=timedelta(days=28), cooldown=timedelta(days=3))
+DRIFTING = {"site": object()}
+
+
+def coverage(*days: int) -> Coverage:
+    made = Coverage()
+    for number, count in enumerate(days):
+        made.add("s", f"m{number}", 0, count * DAY_US)
+    return made
+
+
+def test_the_first_training_waits_for_history_of_half_of_the_meters() -> None:
+    triggers = Triggers(PARAMS)
+    assert triggers.due(0, coverage(21, 20, 3, 2), {}) is None
+    assert triggers.due(0, coverage(21, 21, 3, 2), {}) == "first"
+    assert triggers.due(0, coverage(), {}) is None
+
+
+def test_spans_grow_in_any_order() -> None:
+    grown = Coverage()
+    for first, last in ((5, 6), (1, 2), (3, 22)):
+        grown.add("s", "m", first * DAY_US, last * DAY_US)
+    assert grown.share_with(21 * DAY_US) == 1.0
+    assert grown.newest_us == 22 * DAY_US
+
+
+def test_drift_asks_again_after_each_cooldown_while_it_stands() -> None:
+    triggers = Triggers(PARAMS)
+    triggers.took_over(0)
+    assert triggers.due(10 * DAY_US, coverage(40), DRIFTING) == "drift"
+    triggers.started(10 * DAY_US)
+    assert triggers.due(11 * DAY_US, coverage(40), DRIFTING) is None
+    triggers.ended()
+    assert triggers.due(12 * DAY_US, coverage(40), DRIFTING) is None
+    assert triggers.cools_until(12 * DAY_US) == 13 * DAY_US
+    assert triggers.due(13 * DAY_US, coverage(40), DRIFTING) == "drift"
+    assert triggers.due(13 * DAY_US, coverage(40), {}) is None
+
+
+def test_two_trainings_never_run_at_once() -> None:
+    triggers = Triggers(PARAMS)
+    triggers.took_over(0)
+    triggers.started(0)
+    assert triggers.due(100 * DAY_US, coverage(40), DRIFTING) is None
+
+
+def test_a_model_is_trained_anew_when_its_record_is_old() -> None:
+    triggers = Triggers(PARAMS)
+    triggers.took_over(0)
+    assert triggers.due(27 * DAY_US, coverage(40), {}) is None
+    assert triggers.due(28 * DAY_US, coverage(40), {}) == "schedule"
+
+
+def test_without_a_champion_drift_does_not_stand_in_for_history() -> None:
+    assert Triggers(PARAMS).due(0, coverage(3), DRIFTING) is None
