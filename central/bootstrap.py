@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -127,8 +128,10 @@ def train(params: Params, *, reason: Reason, until_us: int | None, out: Path | N
     manifest = load_rollout(work).champion
     artifact = work.artifact(manifest.sha256).read_bytes() if manifest is not None else b""
     champion = Champion(manifest, artifact) if manifest is not None else None
-    workshop = Workshop(params, open_record(params), open_registry(params), champion)
-    made = workshop.make(Order(training.id, reason, until_us, started))
+    with ThreadPoolExecutor(1) as aside:  # MLflow takes seconds to import, LightGBM leaves the other core idle
+        registry = aside.submit(open_registry, params)
+        workshop = Workshop(params, open_record(params), registry.result, champion)
+        made = workshop.make(Order(training.id, reason, until_us, started))
     if made.artifact is not None and made.result.manifest is not None:
         replace_bytes(work.artifact(made.result.manifest.sha256), made.artifact)
     training.finish(made.result)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from central.evaluation import (
 )
 from central.export import OnnxForecaster, golden_rows, parity, to_onnx
 from central.record import Record
-from central.registry import LoggedRun, Registry, RunRecord
+from central.runs import LoggedRun, RunRecord
 from central.training import Recipe, TrainedModel, train
 from central.trainings import FLEET, Reason, Result
 from shared.calendars import Calendar
@@ -42,6 +42,9 @@ from shared.features import SCHEMA_HASH, feature_matrix
 from shared.grid import GridRules
 from shared.manifest import Golden, Manifest, pack
 from shared.params import Params
+
+if TYPE_CHECKING:
+    from central.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +93,10 @@ class Made:
 class Workshop:
     """Parameters and places that a training needs."""
 
-    def __init__(self, params: Params, record: Record, registry: Registry, champion: Champion | None) -> None:
+    def __init__(
+        self, params: Params, record: Record, registry: Callable[[], Registry], champion: Champion | None
+    ) -> None:
+        """`registry` is asked for when the first thing is logged."""
         self._params = params
         self._record = record
         self._registry = registry
@@ -229,10 +235,12 @@ class Workshop:
             artifact, golden = self._proven(panel, model)
         logged = self._log(order, result, scores, detail, model, {MODEL_FILE: artifact})
         tags = {"reason": order.reason, "record_version": str(result.record_version)}
-        version = self._registry.register(FLEET, logged, "model", tags=tags)
+        version = self._registry().register(FLEET, logged, "model", tags=tags)
         manifest = self._manifest(order, result, model, artifact, golden, version, logged)
-        self._registry.add_file(logged.run_id, "model/manifest.json", manifest.model_dump_json(by_alias=True).encode())
-        self._registry.alias(FLEET, "candidate", version)
+        self._registry().add_file(
+            logged.run_id, "model/manifest.json", manifest.model_dump_json(by_alias=True).encode()
+        )
+        self._registry().alias(FLEET, "candidate", version)
         done = {
             "version": version,
             "run_id": logged.run_id,
@@ -327,7 +335,7 @@ class Workshop:
             files=files,
         )
         with _said("log to mlflow"):
-            return self._registry.log(run, finished_ms=int(time.time() * 1000))
+            return self._registry().log(run, finished_ms=int(time.time() * 1000))
 
 
 def to_microseconds(duration: timedelta) -> int:

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +25,7 @@ from mlflow import MlflowClient  # noqa: E402 (silenced first)
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
+from central.runs import LoggedRun, RunRecord  # noqa: E402
 from shared.errors import MetercastError  # noqa: E402
 
 for chatty in ("mlflow", "alembic"):  # after the import, which sets levels of its own
@@ -34,26 +34,6 @@ for chatty in ("mlflow", "alembic"):  # after the import, which sets levels of i
 EXPERIMENT: Final = "metercast"
 LONGEST_PARAM: Final = 500
 _FOREIGN: Final = (MlflowException, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """What is kept of one training: all flat, and files by their names."""
-
-    name: str
-    params: Mapping[str, object]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    started_ms: int
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedRun:
-    """A run that MLflow holds."""
-
-    run_id: str
-    artifact_uri: str
 
 
 class Registry:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from central.record import Record
-from central.registry import LoggedRun, Registry, RunRecord
+from central.registry import Registry
+from central.runs import LoggedRun, RunRecord
 from central.trainings import FLEET, Result, results_in
 from central.work import WorkFolder
 from shared.clock import HOUR_US, iso
