@@ -79,8 +79,7 @@ def _stay_up(stage: Stage) -> None:
         f"  http://127.0.0.1:{stage.metrics_port}/metrics"
     )
     while True:
-        for child in stage.children.values():
-            child.require_running()
+        stage.require_up()
         time.sleep(1)
 
 

@@ -88,6 +88,7 @@ def replay_history(stage: Stage) -> None:
     almost = scenario.live_from - timedelta(hours=1)  # the last interval of a meter with a gap may close later
     stage.wait_until(lambda: not replay.running and stage.now >= almost, HISTORY_WITHIN_S, doing="history", by="edge")
     replay.wait(0)
+    stage.retire("replay-history")
     stage.progress.step(f"history is in, {stage.observer.counts.forecasts:,} forecasts are out")
 
 

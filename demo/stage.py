@@ -25,6 +25,7 @@ from shared.topics import SiteTopics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 POLL_S: Final = 0.05
+LASTING: Final = ("mosquitto", "central", "edge")
 OURS: Final = (
     "logs",
     "state",
@@ -101,15 +102,19 @@ class Stage:
         """Stop one process."""
         self.children.pop(name).stop()
 
+    def require_up(self) -> None:
+        """Raise DemoFailed when one of the lasting processes has ended; replays and exports may."""
+        for name in LASTING:
+            if name in self.children:
+                self.children[name].require_running()
+
     def wait_until(self, reached: Callable[[], bool], within_s: float, *, doing: str, by: str) -> None:
         """Poll until `reached`, showing progress; raise DemoFailed, naming the process `by`, when time is up or one
         died.
         """
         give_up = time.monotonic() + within_s
         while not reached():
-            for name in ("mosquitto", "central", "edge"):
-                if name in self.children:
-                    self.children[name].require_running()
+            self.require_up()
             if time.monotonic() > give_up:
                 raise self.children[by].failed(f"{doing}: not within {within_s:.0f} s")
             self.progress.now(f"{doing}  {self.standing()}")

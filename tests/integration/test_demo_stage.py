@@ -1,11 +1,17 @@
 """The demo's broker, listener and observer together, on a real Mosquitto."""
 
 import time
+from io import StringIO
 from pathlib import Path
+
+import pytest
 
 from demo.broker import free_port, start_broker
 from demo.listener import Listener
-from tests.unit.demo_run import TOPICS, new_observer
+from demo.processes import DemoFailed
+from demo.progress import Progress
+from demo.stage import Options, staged
+from tests.unit.demo_run import SCENARIO, TOPICS, new_observer
 
 
 def test_what_is_published_is_counted_and_the_broker_is_gone_afterwards(tmp_path: Path) -> None:
@@ -24,3 +30,15 @@ def test_what_is_published_is_counted_and_the_broker_is_gone_afterwards(tmp_path
         broker.stop()
     assert observer.readings_published == 3000
     assert not broker.running
+
+
+def test_a_stage_stays_up_when_a_replay_ends_and_not_when_its_broker_does(tmp_path: Path) -> None:
+    with staged(Options(SCENARIO, tmp_path / "out"), Progress(StringIO())) as stage:
+        stage.children["mosquitto"] = start_broker(stage.port, tmp_path / "broker", tmp_path)
+        stage.launch("replay-history", ["this"]).process.wait(30)
+        stage.require_up()
+        stage.children["mosquitto"].process.terminate()
+        stage.children["mosquitto"].process.wait(10)
+        with pytest.raises(DemoFailed, match="mosquitto: ended unexpectedly"):
+            stage.require_up()
+    assert not stage.children
