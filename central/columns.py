@@ -78,6 +78,7 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "other": OTHER,
     "readings": READINGS,
 }
+_MISFITS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 # What a column is called on the wire, where the record calls it otherwise: instants lose their unit.
 _WIRE_NAMES: Final = {"ts": "ts_us", "received_at": "received_us", "valid_at": "valid_us", "at": "at_us"}
 _NEEDED: Final[Mapping[str, frozenset[str]]] = {
@@ -99,11 +100,19 @@ def tables_of(batches: Sequence[Uplink]) -> dict[str, pa.Table]:
     return {name: pa.Table.from_batches(rows, SCHEMAS[name]) for name, rows in parts.items()}
 
 
+def known_rows(batch: Uplink, kind: str) -> pa.RecordBatch:
+    """The rows of one kind as its table has them; none for columns that do not fit."""
+    try:
+        return _known_part(batch, kind, batch.kinds.get(kind, {}))
+    except _MISFITS:
+        return pa.RecordBatch.from_pylist([], SCHEMAS[kind])
+
+
 def _part_of(batch: Uplink, kind: str, columns: Mapping[str, list[Any]]) -> tuple[str, pa.RecordBatch]:
     if kind in _NEEDED:
         try:
             return kind, _known_part(batch, kind, columns)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        except _MISFITS as error:
             log.warning("columns kept as json", extra={"site": batch.site, "kind": kind, "reason": str(error)})
     content = json.dumps(columns, separators=(",", ":"), allow_nan=False)
     rows = 1 if any(columns.values()) else 0

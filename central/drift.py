@@ -69,20 +69,19 @@ class MeterDetector:
     rose_us: int | None = None
     since_us: int = 0
 
-    def add(self, error_kw: float, day_us: int) -> None:
-        """Take one day's mean absolute error; `day_us` is the day's end."""
+    def add(self, error_kw: float, day_us: int) -> bool:
+        """Take one day's mean absolute error, `day_us` being the day's end; whether the statistic rose or fell."""
         self.days.append(error_kw)
         if len(self.days) < REFERENCE_DAYS:
-            return
+            return False
         if len(self.days) == REFERENCE_DAYS:
             self.scale = max(median(self.days), 1e-6)
-            for count in range(1, REFERENCE_DAYS + 1):
+            for count in range(1, REFERENCE_DAYS):
                 self._update(self.days[max(0, count - SMOOTHED_DAYS) : count], day_us)
-            return
         self.days = self.days[-KEPT_DAYS:]
-        self._update(self.days[-SMOOTHED_DAYS:], day_us)
+        return self._update(self.days[-SMOOTHED_DAYS:], day_us)
 
-    def _update(self, errors_kw: Sequence[float], day_us: int) -> None:
+    def _update(self, errors_kw: Sequence[float], day_us: int) -> bool:
         ratio = sum(min(error / self.scale, CAP) for error in errors_kw) / len(errors_kw)
         before = self.detector.estimation
         self.detector.update(GAIN * ratio)  # type: ignore[no-untyped-call]  # river leaves it untyped
@@ -90,6 +89,7 @@ class MeterDetector:
             rose = self.detector.estimation > before
             self.rose_us = day_us if rose else None
             self.since_us = day_us - changed_days_ago(self.days) * DAY_US
+        return bool(self.detector.drift_detected)
 
 
 def changed_days_ago(days: Sequence[float]) -> int:
@@ -135,23 +135,26 @@ class DriftWatch:
         """Sites whose forecasts are held to be wrong just now."""
         return {name: site.standing for name, site in self._sites.items() if site.standing is not None}
 
-    def take(self, site: str, scores: Mapping[str, Sequence[Any]]) -> DriftSeen | None:
-        """Take a site's columns of scores (shared.messages.SCORE_COLUMNS); returns a drift seen for the first time."""
+    def take(self, site: str, scores: Mapping[str, Sequence[Any]]) -> list[DriftSeen]:
+        """Take a site's columns of scores (shared.messages.SCORE_COLUMNS); returns drifts seen for the first time.
+
+        How the rows are batched makes no difference.
+        """
         watched = self._sites.setdefault(site, _Site())
-        latest_us = None
+        seen: list[DriftSeen] = []
         names = ("lead", "role", "rung", "model_version", "meter_id", "valid_us", "y_kw", "forecast_kw")
         for lead, role, rung, version, meter, valid_us, y_kw, forecast_kw in zip(
             *(scores[name] for name in names), strict=True
         ):
             if lead != self._params.lead or role != "champion" or rung != "champion":
                 continue
-            if y_kw is None or forecast_kw is None or version < watched.version:
+            if y_kw is None or forecast_kw is None or version is None or version < watched.version:
                 continue
             if version > watched.version:
                 self._sites[site] = watched = _Site(version)
             if self._add(watched, meter, valid_us, abs(y_kw - forecast_kw)):
-                latest_us = valid_us
-        return None if latest_us is None else self._judge(site, watched, latest_us)
+                seen += self._judge(site, watched, valid_us)
+        return seen
 
     def restart(self) -> None:
         """Forget what was seen: another champion is on its way to all sites."""
@@ -159,36 +162,36 @@ class DriftWatch:
             self._sites[name] = _Site(site.version)
 
     def _add(self, site: _Site, meter: str, valid_us: int, error_kw: float) -> bool:
-        """Add one error to its meter's day; whether that ended a day that counts."""
+        """Add one error to its meter's day; whether that ended a day after which the meter rose or fell."""
         start_us = valid_us - valid_us % DAY_US
         day = site.days.setdefault(meter, _Day(start_us))
         if start_us < day.start_us:
             return False  # a late interval of a day that is judged already
-        ended = start_us > day.start_us and day.count >= self._least_count
-        if ended:
-            self._detector(site, meter).add(day.error_kw / day.count, day.start_us + DAY_US)
+        changed = False
+        if start_us > day.start_us and day.count >= self._least_count:
+            changed = self._detector(site, meter).add(day.error_kw / day.count, day.start_us + DAY_US)
         if start_us > day.start_us:
             site.days[meter] = day = _Day(start_us)
         day.error_kw += error_kw
         day.count += 1
-        return ended
+        return changed
 
     def _detector(self, site: _Site, meter: str) -> MeterDetector:
         if meter not in site.meters:
             site.meters[meter] = MeterDetector(adwin(self._params.delta))
         return site.meters[meter]
 
-    def _judge(self, name: str, site: _Site, now_us: int) -> DriftSeen | None:
+    def _judge(self, name: str, site: _Site, now_us: int) -> list[DriftSeen]:
         needed = max(1, math.ceil(self._params.agreement * len(site.meters)))
         risen = {meter: own for meter, own in site.meters.items() if own.rose_us is not None}
         if site.standing is not None:
             if len(risen) < needed:
                 site.standing = None
-            return None
+            return []
         within_us = self._params.within // timedelta(microseconds=1)
         recent = {meter: own for meter, own in risen.items() if now_us - (own.rose_us or 0) <= within_us}
         if len(recent) < needed:
-            return None
+            return []
         since_us = int(median(own.since_us for own in recent.values()))
         site.standing = DriftSeen(name, tuple(sorted(recent)), since_us, now_us)
-        return site.standing
+        return [site.standing]

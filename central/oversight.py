@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central.columns import SCORES
+from central.columns import SCORES, known_rows
 from central.delivery import Delivery
 from central.drift import DriftSeen, DriftWatch
 from central.jobs import Jobs
@@ -20,12 +20,15 @@ from central.telemetry import CentralMetrics
 from central.trainings import Result, results_in
 from central.triggers import Coverage, Triggers
 from central.work import WorkFolder
-from shared.clock import iso, parse_instant_us, to_us
+from shared.clock import DAY_US, iso, parse_instant_us, to_us
 from shared.messages import SCORE_COLUMNS, Drift, Uplink
 from shared.mqtt import Connection
 from shared.topics import SiteTopics
 
 log = logging.getLogger(__name__)
+
+
+REMEMBERED_DAYS: Final = 120  # of scores, from which a restart rebuilds the detectors
 
 
 class Oversight:
@@ -65,10 +68,10 @@ class Oversight:
         for row in zip(*(spans[name].to_pylist() for name in spans.column_names), strict=True):
             self._coverage.add(*row)
         self._event_us = self._coverage.newest_us
-        scores = record.scores().cast(_SCORES_US).rename_columns(_SCORE_NAMES)
+        since_us = None if self._event_us is None else self._event_us - REMEMBERED_DAYS * DAY_US
+        scores = record.scores(since_us=since_us)
         for site in pc.unique(scores["site"]).to_pylist():
-            own = scores.filter(pc.field("site") == site)
-            self._watch.take(site, {name: own[name].to_pylist() for name in SCORE_COLUMNS})
+            self._watch_scores(site, scores.filter(pc.field("site") == site))
         starts = [parse_instant_us(result.until) for _, result in results_in(self._work.trainings) if result.until]
         self._triggers.last_start_us = max(starts, default=None)
         self._notice_champion(restart=False)
@@ -85,11 +88,9 @@ class Oversight:
         for batch in batches:
             self._event_us = max(self._event_us or 0, parse_instant_us(batch.at))
             self._cover(batch)
-            scores = batch.kinds.get("scores")
-            if scores and all(name in scores for name in SCORE_COLUMNS):
-                seen = self._watch.take(batch.site, scores)
-                if seen is not None:
-                    self._tell(seen, wall)
+            scores = pa.Table.from_batches([known_rows(batch, "scores")])
+            for seen in self._watch_scores(batch.site, scores):
+                self._tell(seen, wall)
 
     def tick(self, wall: datetime) -> None:
         """Start what is due, and take what has ended."""
@@ -111,18 +112,16 @@ class Oversight:
             self._journal.write("training started", wall=wall, event_us=now_us, training=training.id, reason=reason)
 
     def _cover(self, batch: Uplink) -> None:
-        readings = batch.kinds.get("readings")
-        if not readings or not {"meter_id", "ts_us"} <= readings.keys():
-            return
-        try:
-            rows = pa.table({"meter_id": readings["meter_id"], "ts": pa.array(readings["ts_us"], pa.int64())})
-        except (pa.ArrowException, TypeError):
-            return  # kept in the record as JSON
+        rows = pa.Table.from_batches([known_rows(batch, "readings")]).select(["meter_id", "ts"])
         spans = rows.group_by("meter_id").aggregate([("ts", "min"), ("ts", "max")])
-        for meter, first_us, last_us in zip(
-            *(spans[n].to_pylist() for n in ("meter_id", "ts_min", "ts_max")), strict=True
-        ):
+        columns = [spans["meter_id"], *(spans[name].cast(pa.int64()) for name in ("ts_min", "ts_max"))]
+        for meter, first_us, last_us in zip(*(column.to_pylist() for column in columns), strict=True):
             self._coverage.add(batch.site, meter, first_us, last_us)
+
+    def _watch_scores(self, site: str, scores: pa.Table) -> list[DriftSeen]:
+        """Show the watch rows of the record's table of scores."""
+        rows = scores.cast(_SCORES_US).rename_columns(_SCORE_NAMES)
+        return self._watch.take(site, {name: rows[name].to_pylist() for name in SCORE_COLUMNS})
 
     def _tell(self, seen: DriftSeen, wall: datetime) -> None:
         decision = self._decision(seen.at_us)

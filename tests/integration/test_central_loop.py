@@ -96,6 +96,7 @@ def await_event(central: Central, event: str, within_s: float = 20) -> dict[str,
     pytest.fail(f"no {event!r} in the journal within {within_s} s")
 
 
+@pytest.mark.timeout(240)  # a training on a busy machine
 def test_a_month_of_readings_becomes_a_model_on_the_wire(broker: Broker, witness: Witness, tmp_path: Path) -> None:
     folder = tmp_path / "central"
     folder.mkdir()

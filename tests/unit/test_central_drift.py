@@ -33,9 +33,7 @@ def rises(errors: Floats) -> list[int]:
     """Days on which a meter's detector rose."""
     meter, found = MeterDetector(adwin(DELTA)), []
     for day, error in enumerate(errors):
-        before = meter.rose_us
-        meter.add(float(error), day)
-        if meter.rose_us == day and before != day:
+        if meter.add(float(error), day) and meter.rose_us == day:
             found.append(day)
     return found
 
@@ -109,7 +107,7 @@ def scores(meters: int, day: int, error_kw: Floats, **chosen: Any) -> dict[str, 
 def play(watch: DriftWatch, errors: Floats, first_day: int = 0, **chosen: Any) -> list[DriftSeen]:
     """Feed days of errors [days, meters]; returns what was seen."""
     seen = [watch.take("s", scores(errors.shape[1], first_day + day, row, **chosen)) for day, row in enumerate(errors)]
-    return [one for one in seen if one is not None]
+    return [one for day in seen for one in day]
 
 
 def site_errors(days: int, meters: int, changed: int, at: int) -> Floats:

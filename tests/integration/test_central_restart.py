@@ -1,0 +1,102 @@
+"""What a restarted central learns again from the record: detectors, coverage and event time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from central.delivery import Delivery, load_rollout
+from central.drift import DriftWatch
+from central.jobs import Jobs
+from central.journal import Journal
+from central.oversight import Oversight
+from central.record import Record
+from central.rollout import Rollout
+from central.telemetry import CentralMetrics
+from central.triggers import Triggers
+from central.work import WorkFolder
+from shared.clock import DAY_US, HOUR_US, iso, to_us
+from shared.messages import Uplink
+from shared.mqtt import Connection
+from shared.params import Params
+
+START_US = to_us(datetime.fromisoformat("2013-03-04T00:00:00+00:00"))
+METERS = 4
+DAYS = 30
+
+
+def scored_day(day: int) -> Uplink:
+    """A day's readings and scores of all meters; from day 14 on the champion is far off."""
+    rng = np.random.default_rng(day)
+    rows = [(f"m{meter}", START_US + day * DAY_US + hour * HOUR_US) for hour in range(24) for meter in range(METERS)]
+    error_kw = np.abs(rng.normal(0.2, 0.05, len(rows))) + (1.0 if day >= 14 else 0.0)
+    size = len(rows)
+    shared = {"meter_id": [meter for meter, _ in rows]}
+    instants = [ts_us for _, ts_us in rows]
+    readings = shared | {"ts_us": instants, "value": [1.0] * size, "unit": ["kW"] * size, "received_us": instants}
+    scores = shared | {
+        "valid_us": instants,
+        "lead": [24] * size,
+        "role": ["champion"] * size,
+        "rung": ["champion"] * size,
+        "model_version": [1] * size,
+        "y_kw": [1.0] * size,
+        "forecast_kw": (1.0 + error_kw).tolist(),
+        "low_kw": [0.0] * size,
+        "high_kw": [2.0] * size,
+        "naive_kw": [1.0] * size,
+    }
+    at = iso(instants[-1])
+    return Uplink(site="s", epoch="e", seq=day + 1, at=at, kinds={"readings": readings, "scores": scores})
+
+
+def oversight(folder: Path) -> tuple[Oversight, DriftWatch]:
+    params = Params.model_validate({"central": {"work_dir": str(folder)}, "clock": "event"})
+    work, metrics = WorkFolder(folder), CentralMetrics()
+    connection, journal, jobs = Connection(params.mqtt, client_id="t"), Journal(work.journal), Jobs(params, work)
+    delivery = Delivery(
+        Rollout(load_rollout(work), approval="auto"), connection, work, jobs, journal, metrics, root="metercast"
+    )
+    watch = DriftWatch(params.drift, step_s=3600)
+    triggers = Triggers(params.training)
+    made = Oversight(
+        watch, triggers, jobs, delivery, journal, metrics, connection, work, root="metercast", event_clock=True
+    )
+    return made, watch
+
+
+def test_a_restart_sees_the_drift_that_stood_before_it(tmp_path: Path) -> None:
+    record = Record(str(tmp_path / "record"))
+    record.create()
+    days = [scored_day(day) for day in range(DAYS)]
+    record.append(days)
+    before, watch = oversight(tmp_path / "before")
+    wall = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
+    before.take(days, wall)
+    after, rebuilt = oversight(tmp_path / "after")
+    after.rebuild(record)
+    assert rebuilt.standing == watch.standing
+    assert set(rebuilt.standing["s"].meters) <= {f"m{meter}" for meter in range(METERS)}
+    assert after.now_us(wall) == before.now_us(wall) == START_US + (DAYS * 24 - 1) * HOUR_US
+    assert after._coverage == before._coverage
+
+
+def test_an_empty_record_is_nothing_to_learn_from(tmp_path: Path) -> None:
+    record = Record(str(tmp_path / "record"))
+    record.create()
+    fresh, watch = oversight(tmp_path)
+    fresh.rebuild(record)
+    assert watch.standing == {}
+    assert fresh.now_us(datetime.fromisoformat("2026-01-01T00:00:00+00:00")) is None
+
+
+def test_columns_that_do_not_fit_stop_nothing(tmp_path: Path) -> None:
+    batch = scored_day(0)
+    batch.kinds["scores"]["y_kw"] = ["much"] * len(batch.kinds["scores"]["y_kw"])
+    batch.kinds["readings"]["ts_us"] = [None] * len(batch.kinds["readings"]["ts_us"])
+    made, watch = oversight(tmp_path)
+    made.take([batch], datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
+    assert made._coverage.spans == {}
+    assert watch.standing == {}
