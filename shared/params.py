@@ -95,7 +95,7 @@ class MqttParams(Section):
     password_file: str = Field("", description="file that holds the password; empty for none")
     tls: TlsParams = TlsParams()
     receive_maximum: int = Field(
-        4000, ge=1, le=65535, description="unacknowledged QoS 1 messages the broker may send us; at least `edge.batch`"
+        2000, ge=1, le=65535, description="unacknowledged QoS 1 messages the broker may send us; at least `edge.batch`"
     )
     session_expiry: Duration = Field(
         timedelta(days=7), description="how long the broker keeps our session and queue while we are away"

@@ -61,7 +61,7 @@ def test_lists_can_be_set_with_commas() -> None:
         ("site: artifacts", "site: expected 1 to 64"),
         ("calendar: {zone: Europe/Lundon}", "'Europe/Lundon' is no IANA time zone"),
         ("forecast: {quantiles: [0.9, 0.1]}", "forecast: quantiles must ascend"),
-        ("edge: {batch: 5000}", "mqtt.receive_maximum 4000 is below edge.batch 5000"),
+        ("edge: {batch: 5000}", "mqtt.receive_maximum 2000 is below edge.batch 5000"),
         ("- a list", "expected keys and values at the top"),
         ("a: [", "not YAML"),
     ],
