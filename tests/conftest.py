@@ -106,6 +106,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     folder = tmp_path / "mosquitto"
     folder.mkdir()
     running = Broker(folder, free_port())
-    running.start()
-    yield running
-    running.stop()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()

@@ -110,10 +110,12 @@ def central(broker: Broker, tmp_path: Path) -> Iterator[Central]:
     folder.mkdir()
     running = Central(broker, folder)
     running.start()
-    broker.wait_subscribed("metercast-central", "metercast/+/uplink")
-    yield running
-    if running.process is not None and running.process.poll() is None:
-        running.end()
+    try:
+        broker.wait_subscribed("metercast-central", "metercast/+/uplink")
+        yield running
+    finally:
+        if running.process is not None and running.process.poll() is None:
+            running.end()
 
 
 @pytest.fixture
