@@ -23,7 +23,7 @@ def _readings(kind: Kind, *rows: tuple[float, float], period_min: float = 0) -> 
 
 
 def _loads(readings: MeterReadings, hours: int = 3) -> list[float]:
-    return interval_loads(readings, 0, hours, RULES)[0].tolist()
+    return [float(load) for load in interval_loads(readings, 0, hours, RULES)[0]]
 
 
 def test_half_hours_of_energy_add_up_to_an_hour() -> None:
