@@ -70,6 +70,7 @@ class Delivery:
         self._metrics = metrics
         self._root = root
         self._refreshed: datetime | None = None
+        self._refreshed_on_connect = 0
 
     @property
     def champion(self) -> Manifest | None:
@@ -89,9 +90,13 @@ class Delivery:
         return effects
 
     def refresh_when_due(self, *, wall: datetime, event_us: int | None) -> None:
-        """Say everything again at the start, and long before the chunks on the broker expire."""
-        if self._refreshed is None or wall - self._refreshed >= REFRESH_EVERY:
-            self._refreshed = wall
+        """Say everything again on each connect, and long before the chunks on the broker expire.
+
+        A broker that was killed has forgotten what was retained since it last saved.
+        """
+        connects = self._connection.connects
+        if self._refreshed is None or wall - self._refreshed >= REFRESH_EVERY or connects != self._refreshed_on_connect:
+            self._refreshed, self._refreshed_on_connect = wall, connects
             self.handle(Refresh(), wall=wall, event_us=event_us)
 
     def take_approvals(self, *, wall: datetime, event_us: int | None) -> list[Effect]:

@@ -124,7 +124,8 @@ class Stage:
         """One line on where the run stands."""
         observer = self.observer
         served = observer.archives[SERVED]
-        column = min(max(0, (observer.event_us - self.scenario.start_us) // HOUR_US), served.origins - 1)
+        newest = (observer.event_us - self.scenario.start_us) // HOUR_US
+        column = min(max(0, newest - 1), served.origins - 1)  # of the newest origin some forecasts are still to come
         by_model = int(np.count_nonzero(served.rung[:, column] == CHAMPION))
         version = observer.serving[-1].version if observer.serving else 0
         who = f"v{version} serves {by_model} of {len(observer.meters)} meters" if version else "fallback only"

@@ -72,7 +72,6 @@ class Runtime:
         """Serve until `stop`; raises BrokerUnreachable when the broker cannot be reached at first."""
         self._connection.start()
         serve(self._edge)
-        self._carry_out([self._node.models.report()])
         log.info("edge runs", extra={"site": self._edge.params.site, "meters": self._node.site.rows})
         while not self._stop.is_set():
             self._step()
@@ -211,6 +210,8 @@ class Runtime:
         if reconnected or now_s >= self._status_due_s:
             self._status_due_s = now_s + STATUS_EVERY_S
             self._connection.publish(self._node.topics.status, self._status().encode(), retain=True)
+        if reconnected:  # a broker that was killed has forgotten what it retained since it last saved
+            self._carry_out([self._node.models.report()])
         if now_s >= self._stalled_due_s:
             self._stalled_due_s = now_s + STALLED_AFTER_S
             self._carry_out(self._node.models.stalled())

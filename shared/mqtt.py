@@ -145,6 +145,11 @@ class Connection:
         """Whether the broker has accepted us and the connection stands."""
         return self._up.is_set()
 
+    @property
+    def connects(self) -> int:
+        """How often the broker has accepted us: what it kept of ours may be gone after each."""
+        return self._connections
+
     def receive(self, limit: int, timeout_s: float) -> list[Incoming]:
         """Up to `limit` messages in order; waits at most `timeout_s` for the first."""
         batch: list[Incoming] = []

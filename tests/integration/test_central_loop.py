@@ -121,5 +121,12 @@ def test_a_month_of_readings_becomes_a_model_on_the_wire(broker: Broker, witness
         central.start()  # and says everything again from its state
         again = witness.await_desired(within_s=40)
         assert again == manifest
+        broker.kill()
+        for kept in broker.folder.glob("*.db"):
+            kept.unlink()
+        broker.start()  # with nothing retained any more, as after a power cut
+        witness.chunks.clear()
+        assert witness.await_desired(within_s=40) == manifest
+        assert len(witness.chunks) == manifest.chunks
     finally:
         assert central.end() == 0
