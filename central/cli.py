@@ -14,7 +14,7 @@ from typing import TypeAlias, get_args
 
 from central import backtest as backtesting
 from central.trainings import Reason
-from shared import params as parameters
+from shared import params_file
 from shared.clock import parse_instant_us
 from shared.errors import ExitCode, MetercastError, exit_code_of
 from shared.params import Params
@@ -132,7 +132,7 @@ def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def load_params(args: argparse.Namespace) -> Params:
     """The parameters a command was given."""
-    return parameters.load(args.params, overrides=args.overrides, environment=os.environ)
+    return params_file.load(args.params, overrides=args.overrides, environment=os.environ)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from shared import __version__, params
+from shared import __version__, params_file
 from shared.clock import parse_duration, parse_instant_us
 from shared.errors import ExitCode, MetercastError, exit_code_of
 from shared.grid import KINDS, UNITS
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     configure_logging(options.log_level)
     try:
-        chosen = params.load(options.params, overrides=options.set, environment=os.environ)
+        chosen = params_file.load(options.params, overrides=options.set, environment=os.environ)
         command: Callable[[argparse.Namespace, Params], int] = options.command
         return command(options, chosen)
     except MetercastError as error:
@@ -146,5 +146,5 @@ def _doctor(_options: argparse.Namespace, chosen: Params) -> int:
 
 
 def _params(_options: argparse.Namespace, _chosen: Params) -> int:
-    print(params.as_markdown())
+    print(params_file.as_markdown())
     return ExitCode.OK

@@ -1,27 +1,17 @@
-"""The parameters of both sides: one file, every key with a default and a description, unknown keys refused.
-
-Invariants: what wins is `--set`, then the environment (`METERCAST_` and the key, dots as `_`, upper case), then the
-file, then the default. A value takes its key's type, so `site=001` stays text.
-"""
+"""The parameters of both sides: every key with its type, default and description. Unknown keys are refused."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from shared.clock import format_duration, parse_duration
-from shared.errors import ParamsError
 from shared.topics import RESERVED_SITES, is_site_id
 
-ENVIRONMENT_PREFIX: Final = "METERCAST_"
 STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), "1h": timedelta(hours=1)}
 
 
@@ -284,153 +274,3 @@ class Params(Section):
         if self.grid.max_ahead is not None:
             return self.grid.max_ahead
         return timedelta(hours=1) if self.clock == "wall" else timedelta(days=400)
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One parameter: its dotted name, what it is for, its default and its type."""
-
-    name: str
-    description: str
-    default: object
-    type: object
-
-
-def known_keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
-    """Every parameter, in the order of the file."""
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from known_keys(annotation, f"{prefix}{name}.")
-        else:
-            default = section().model_dump(mode="json", include={name}).get(name)
-            yield Key(prefix + name, field.description or "", default, annotation)
-
-
-def load(
-    path: Path | None = None, *, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Params:
-    """Read the parameters of `path` (None: `params.yaml` here, if there is one), environment and `--set` pairs.
-
-    Raises ParamsError with one line that names the file, variable or option, the key and what was expected.
-    """
-    source = path if path is not None else Path("params.yaml")
-    given = _read_file(source, required=path is not None)
-    _check(given, f"{source}")
-    known = {key.name: key for key in known_keys()}
-    for variable, value in (environment or {}).items():
-        name = _key_of_variable(variable, known)
-        if name is not None:
-            _put(given, name, _typed(known[name], value))
-            _check(given, variable)
-    for pair in overrides:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ParamsError(f"--set {pair}: expected key=value")
-        if name not in known:
-            raise ParamsError(f"--set {pair}: unknown key {name!r}{_nearest(name, known)}")
-        _put(given, name, _typed(known[name], value))
-        _check(given, "--set")
-    return Params.model_validate(given)
-
-
-def as_markdown() -> str:
-    """The schema as a Markdown table, one row per key."""
-    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in known_keys()]
-    return "\n".join(["| key | default | what it is |", "|---|---|---|", *rows])
-
-
-def as_yaml() -> str:
-    """The schema as a parameters file: every key with its default, its description above it."""
-    lines = ["# Parameters of both sides. Every key may be left out; its default stands here."]
-    lines += ["# `--set key=value` beats the environment (METERCAST_KEY, dots as _), which beats this file."]
-    _yaml_lines(Params, "", lines)
-    return "\n".join(lines) + "\n"
-
-
-def _yaml_lines(section: type[Section], indent: str, lines: list[str]) -> None:
-    defaults = section().model_dump(mode="json")
-    for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            lines += ["", f"{indent}# {_sentence(inner)}", f"{indent}{name}:"]
-            _yaml_lines(inner, indent + "  ", lines)
-        else:
-            lines += [f"{indent}# {field.description}", f"{indent}{name}: {_shown(defaults[name]).strip('`')}"]
-
-
-def _sentence(section: type[Section]) -> str:
-    return (section.__doc__ or "").split("\n", 1)[0].rstrip(".")
-
-
-def _shown(default: object) -> str:
-    return f"`{yaml.safe_dump(default, default_flow_style=True).removesuffix(chr(10)).removesuffix('...').strip()}`"
-
-
-def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        if required:
-            raise ParamsError(f"{path}: no such file") from None
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: cannot be read: {error}") from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ParamsError(f"{path}: expected keys and values at the top")
-    return content
-
-
-def _check(given: Mapping[str, Any], source: str) -> None:
-    try:
-        Params.model_validate(given)
-    except ValidationError as error:
-        raise ParamsError(f"{source}: {_first_line(error)}") from error
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {name!r}{_nearest(name, {key.name: key for key in known_keys()})}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
-
-
-def _nearest(name: str, known: Mapping[str, Key]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _key_of_variable(variable: str, known: Mapping[str, Key]) -> str | None:
-    if not variable.startswith(ENVIRONMENT_PREFIX):
-        return None
-    wanted = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-    return next((name for name in known if name.replace(".", "_") == wanted), None)
-
-
-def _typed(key: Key, text: str) -> object:
-    """The value `text` stands for under `key`: text for text, YAML for lists, else what pydantic reads from text."""
-    options = get_args(key.type) if get_origin(key.type) in (Union, types.UnionType) else (key.type,)
-    if any(get_origin(option) is tuple for option in options):
-        value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-        return value if isinstance(value, list) else text
-    return None if text in ("", "null") and types.NoneType in options else text
-
-
-def _put(given: dict[str, Any], name: str, value: object) -> None:
-    *sections, leaf = name.split(".")
-    for section in sections:
-        inner = given.setdefault(section, {})
-        if inner is None:
-            given[section] = inner = {}
-        given = inner
-    given[leaf] = value

@@ -11,7 +11,7 @@ from edge.bootstrap import ArtifactFolder, build_node
 from edge.effects import Commit, Effect, Event, Publish, RawMessage, ReadingsArrived, SaveArtifact, Tick
 from edge.node import Node
 from edge.store import Store
-from shared import params
+from shared import params_file
 from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.messages import Uplink
 
@@ -28,7 +28,7 @@ class EdgeAtDesk:
     effects: list[Effect] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.params = params.load(
+        self.params = params_file.load(
             overrides=["clock=event", f"edge.state_dir={self.folder}", "site=desk", *self.settings]
         )
         self.boot()

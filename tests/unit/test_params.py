@@ -5,26 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from shared import params
+from shared import params_file
 from shared.errors import ParamsError
+from shared.params import Params
 
 ROOT = Path(__file__).parents[2]
 
 
-def _load(text: str, folder: Path, **more: object) -> params.Params:
+def _load(text: str, folder: Path, **more: object) -> Params:
     file = folder / "params.yaml"
     file.write_text(text)
-    return params.load(file, **more)  # type: ignore[arg-type]
+    return params_file.load(file, **more)  # type: ignore[arg-type]
 
 
 def test_the_file_in_the_repository_is_the_schema_with_its_defaults() -> None:
-    assert (ROOT / "params.yaml").read_text() == params.as_yaml()
-    assert params.load(ROOT / "params.yaml") == params.load(overrides=["site=home"])
+    assert (ROOT / "params.yaml").read_text() == params_file.as_yaml()
+    assert params_file.load(ROOT / "params.yaml") == params_file.load(overrides=["site=home"])
 
 
 def test_every_key_has_a_description_and_stands_in_the_table() -> None:
-    table = params.as_markdown()
-    for key in params.known_keys():
+    table = params_file.as_markdown()
+    for key in params_file.known_keys():
         assert key.description, key.name
         assert f"`{key.name}`" in table
 
@@ -42,12 +43,12 @@ def test_set_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     [("site=001", "001"), ("site=true", "true"), ("site=1e3", "1e3"), ("calendar.country=NO", "NO")],
 )
 def test_a_value_takes_its_keys_type_so_text_stays_text(pair: str, value: str) -> None:
-    chosen = params.load(overrides=[pair])
+    chosen = params_file.load(overrides=[pair])
     assert value in (chosen.site, chosen.calendar.country)
 
 
 def test_lists_can_be_set_with_commas() -> None:
-    assert params.load(overrides=["forecast.quantiles=0.05,0.5,0.95"]).forecast.quantiles == (0.05, 0.5, 0.95)
+    assert params_file.load(overrides=["forecast.quantiles=0.05,0.5,0.95"]).forecast.quantiles == (0.05, 0.5, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +79,15 @@ def test_a_mistake_is_one_line_with_file_key_and_what_was_expected(tmp_path: Pat
 @pytest.mark.parametrize("pair", ["grid.step", "grid.stepp=1h", "grid=1", "mqtt.port=x", "mqtt.port=0"])
 def test_a_wrong_set_is_one_line_that_names_it(pair: str) -> None:
     with pytest.raises(ParamsError, match=f"--set.*{pair.partition('=')[0].split('.')[0]}"):
-        params.load(overrides=[pair])
+        params_file.load(overrides=[pair])
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(ParamsError, match=r"nowhere\.yaml: no such file"):
-        params.load(Path("nowhere.yaml"))
+        params_file.load(Path("nowhere.yaml"))
 
 
 def test_max_ahead_follows_the_clock_unless_it_is_given() -> None:
-    assert params.load(overrides=["clock=wall"]).max_ahead == timedelta(hours=1)
-    assert params.load(overrides=["clock=event"]).max_ahead == timedelta(days=400)
-    assert params.load(overrides=["clock=event", "grid.max_ahead=2h"]).max_ahead == timedelta(hours=2)
+    assert params_file.load(overrides=["clock=wall"]).max_ahead == timedelta(hours=1)
+    assert params_file.load(overrides=["clock=event"]).max_ahead == timedelta(days=400)
+    assert params_file.load(overrides=["clock=event", "grid.max_ahead=2h"]).max_ahead == timedelta(hours=2)
