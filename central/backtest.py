@@ -1,20 +1,25 @@
-"""`central backtest`: its options, its arguments and what it prints.
-
-The work is in central/evaluation.py, imported when it is done: LightGBM takes seconds to load, `--help` must not.
-"""
+"""The backtest of the contract: train once before the first origin, forecast each, measure beside seasonal naive."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from central.dataset import Panel, panel_from_file
+from central.evaluation import Windows, forecast_windows, judged_windows, measure, model_forecaster, naive_forecaster
+from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
 from shared.calendars import Calendar
-from shared.errors import DataFileError, ExitCode
+from shared.errors import DataFileError
+
+Floats = NDArray[np.float64]
+
+_LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 36), (37, 48))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,80 +58,99 @@ class BacktestOptions:
         return Calendar(self.zone, self.country)
 
 
-def run_backtest(options: BacktestOptions) -> dict[str, Any]:
-    """Return the keys of the backtest contract; NaN where a measure has nothing to go by. Raises DataFileError."""
-    from central.evaluation import backtest
+def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[str, Any]:
+    """Train once before the first origin, forecast every origin, and return the keys of the backtest contract.
 
-    return backtest(options)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `central backtest` to a parser."""
-    parser.add_argument("--readings", type=Path, required=True, help="Parquet or CSV of meter_id, ts, value")
-    parser.add_argument("--json", action="store_true", help="print one JSON object (else a table)")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
-    parser.add_argument("--origins", type=int, default=8, help="number of origins (8)")
-    parser.add_argument("--spacing", type=_hours, default=48, help="distance between origins (48h)")
-    parser.add_argument("--horizon", type=_hours, default=48, help="how far each forecast reaches (48h)")
-    parser.add_argument(
-        "--quantiles", type=_quantiles, default=(0.1, 0.5, 0.9), help="modelled quantiles (0.1,0.5,0.9)"
-    )
-    parser.add_argument("--zone", default="UTC", help="IANA zone of the calendar features (UTC)")
-    parser.add_argument("--country", default=None, help="country code for public holidays (none)")
-    parser.add_argument("--aggregate", choices=("mean", "sum"), default="mean", help="of an interval's readings (mean)")
-    parser.add_argument("--step", choices=("1h", "30min", "15min"), default="1h", help="length of an interval (1h)")
-    parser.add_argument("--own-ends", action="store_true", help="the last window ends at each meter's own end")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run `central backtest` from parsed arguments; return the exit code. Raises DataFileError in a sentence."""
-    options = BacktestOptions(
-        readings=args.readings,
-        origins=args.origins,
-        spacing_h=args.spacing,
-        horizon_h=args.horizon,
-        quantiles=args.quantiles,
-        step_s={"1h": 3600, "30min": 1800, "15min": 900}[args.step],
-        aggregate=args.aggregate,
-        zone=args.zone,
-        country=args.country,
-        own_ends=args.own_ends,
-    )
-    result = run_backtest(options)
-    text = json.dumps(_without_nan(result), indent=2)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write((text if args.json else _table(result)) + "\n")
-    return ExitCode.OK
+    Progress goes to stderr. Raises DataFileError when the file is too short for the origins asked for.
+    """
+    _say(f"reading {options.readings.name}")
+    panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
+    windows = _contract_windows(panel, options)
+    started = time.perf_counter()
+    model = _train_before(panel, windows, options, recipe)
+    train_s = time.perf_counter() - started
+    _say(f"trained on {model.trained_rows} rows in {train_s:.1f} s; forecasting {len(windows)} windows")
+    started = time.perf_counter()
+    forecast = forecast_windows(panel, windows, model_forecaster(model, options.calendar))
+    forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
+    naive = {h: _naive(panel, windows, options, season_h=h) for h in (24, 168)}
+    return _report(windows, forecast, naive, options) | {
+        "meters": len(np.unique(windows.meters)),
+        "origins": options.origins,
+        "train_s": round(train_s, 3),
+        "forecast_ms": round(forecast_ms, 4),
+    }
 
 
-def _hours(text: str) -> int:
-    """Read `48h` or `48` as whole hours."""
-    return int(text.removesuffix("h"))
+def _contract_windows(panel: Panel, options: BacktestOptions) -> Windows:
+    """Return the windows of the last origins: counted back from the latest end of all, or from each meter's own."""
+    horizon = options.horizon_h * 3600 // options.step_s
+    spacing = options.spacing_h * 3600 // options.step_s
+    length = panel.load_kw.shape[1]
+    seen: NDArray[np.bool_] = np.isfinite(panel.load_kw)
+    own_end = length - seen[:, ::-1].argmax(axis=1)
+    ends = own_end if options.own_ends else np.full(len(panel.meters), length)
+    columns = ends[:, None] - horizon - spacing * np.arange(options.origins - 1, -1, -1)
+    usable = (columns >= 86_400 // options.step_s) & np.isfinite(panel.load_kw).any(axis=1, keepdims=True)
+    meters, which = np.nonzero(usable)
+    origins_us = panel.start_us + columns[meters, which].astype(np.int64) * panel.step_us
+    windows = judged_windows(panel, meters.astype(np.int64), origins_us, horizon_steps=horizon)
+    if not len(windows):
+        raise DataFileError(f"{options.readings}: too short for {options.origins} origins {options.spacing_h} h apart")
+    return windows
 
 
-def _quantiles(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _train_before(panel: Panel, windows: Windows, options: BacktestOptions, recipe: Recipe) -> TrainedModel:
+    """Train on what had ended before each meter's first origin.
+
+    With ends of their own, meters have first origins of their own: what lies after is hidden from the training, so that
+    no meter's judged truth is learned from.
+    """
+    first = np.full(len(panel.meters), np.iinfo(np.int64).max)
+    np.minimum.at(first, windows.meters, windows.origins_us)
+    ends = np.where(first == np.iinfo(np.int64).max, panel.end_us, first)
+    known = np.arange(panel.load_kw.shape[1]) < panel.column(ends)[:, None]
+    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan))
+    try:
+        return train(
+            hidden,
+            until_us=int(ends.max()),
+            quantiles=options.quantiles,
+            horizon_steps=len(windows.leads),
+            recipe=recipe,
+            calendar=options.calendar,
+        )
+    except ValueError as e:
+        raise DataFileError(f"{options.readings}: {e}") from e
 
 
-def _without_nan(value: Any) -> Any:
-    """Return nested results with NaN as None, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _naive(panel: Panel, windows: Windows, options: BacktestOptions, *, season_h: int) -> Floats:
+    forecaster = naive_forecaster(options.quantiles, season_h=season_h, step_s=options.step_s)
+    return forecast_windows(panel, windows, forecaster)
 
 
-def _table(result: dict[str, Any]) -> str:
-    """Return the result as lines for a person."""
-    rows = [("overall", result["overall"]), *((f"lead {b['from']}–{b['to']} h", b) for b in result["by_lead"])]
-    rows += [(name, result[name]) for name in ("seasonal_naive_24", "seasonal_naive_168")]
-    columns = ("mase", "rel_mae_168", "smape", "wql", "coverage_80", "peak_hour_error")
-    lines = [" " * 20 + "".join(f"{name:>17}" for name in columns)]
-    lines += [f"{name:<20}" + "".join(f"{measured[c]:>17.3f}" for c in columns) for name, measured in rows]
-    lines.append(
-        f"{result['meters']} meters, {result['origins']} origins, trained in {result['train_s']} s, "
-        f"{result['forecast_ms']} ms per forecast"
-    )
-    return "\n".join(lines)
+def _report(windows: Windows, forecast: Floats, naive: dict[int, Floats], options: BacktestOptions) -> dict[str, Any]:
+    """Return overall, by_lead and the two seasonal naives. Not calibrated online yet: raw is the same."""
+    everything = slice(0, len(windows.leads))
+    per_hour = 3600 // options.step_s
+    buckets = [(low, min(high, options.horizon_h)) for low, high in _LEAD_BUCKETS_H if low <= options.horizon_h]
+
+    def complete(forecast: Floats, leads: slice) -> dict[str, float]:
+        own = measure(windows, forecast, options.quantiles, leads)
+        rivals = {h: measure(windows, naive[h], options.quantiles, leads)["mase"] for h in naive}
+        return own | {f"rel_mae_{h}": own["mase"] / rival if rival > 0 else float("nan") for h, rival in rivals.items()}
+
+    return {
+        "overall": complete(forecast, everything),
+        "by_lead": [
+            {"from": low, "to": high, **complete(forecast, slice((low - 1) * per_hour, high * per_hour))}
+            for low, high in buckets
+        ],
+        "seasonal_naive_24": complete(naive[24], everything),
+        "seasonal_naive_168": complete(naive[168], everything),
+    }
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"backtest: {sentence}\n")
+    sys.stderr.flush()

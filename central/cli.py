@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from central import backtest as backtesting
+from central import backtest_command
 from central.trainings import Reason
 from shared import params_file
 from shared.clock import parse_instant_us
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     backtest = commands.add_parser(
         "backtest", parents=[common], help="score the shipped recipe on any file of readings"
     )
-    backtesting.add_arguments(backtest)
-    backtest.set_defaults(command=backtesting.main)
+    backtest_command.add_arguments(backtest)
+    backtest.set_defaults(command=backtest_command.main)
     _add_export(commands, common)
     _add_models(commands, common)
     doctor = commands.add_parser(

@@ -1,27 +1,23 @@
-"""Rolling-origin evaluation: the scores that candidates are judged by, and the measures of `central backtest`.
+"""Rolling-origin evaluation: what candidates are judged by, and what `central backtest` measures.
 
 At each origin a forecaster sees the windows that ended there; what came true afterwards is only ever compared with.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from central.backtest import BacktestOptions
 from central.criteria import Score
-from central.dataset import Panel, panel_from_file
-from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, predict, train
+from central.dataset import Panel
+from central.training import TrainedModel, predict
 from shared import metrics
 from shared.baselines import seasonal_naive_forecast
 from shared.calendars import Calendar
-from shared.errors import DataFileError
 from shared.features import feature_matrix, to_load
 
 Floats = NDArray[np.float64]
@@ -31,7 +27,6 @@ Ints = NDArray[np.int64]
 Forecaster = Callable[[NDArray[np.float32], Ints, Ints], Floats]
 
 _BLOCK: Final = 512  # windows forecast at once
-_LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 36), (37, 48))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,99 +123,6 @@ def measure(
     }
 
 
-def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[str, Any]:
-    """Train once before the first origin, forecast every origin, and return the keys of the backtest contract.
-
-    Progress goes to stderr. Raises DataFileError when the file is too short for the origins asked for.
-    """
-    _say(f"reading {options.readings.name}")
-    panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
-    windows = _contract_windows(panel, options)
-    started = time.perf_counter()
-    model = _train_before(panel, windows, options, recipe)
-    train_s = time.perf_counter() - started
-    _say(f"trained on {model.trained_rows} rows in {train_s:.1f} s; forecasting {len(windows)} windows")
-    started = time.perf_counter()
-    forecast = forecast_windows(panel, windows, model_forecaster(model, options.calendar))
-    forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
-    naive = {h: _naive(panel, windows, options, season_h=h) for h in (24, 168)}
-    return _report(windows, forecast, naive, options) | {
-        "meters": len(np.unique(windows.meters)),
-        "origins": options.origins,
-        "train_s": round(train_s, 3),
-        "forecast_ms": round(forecast_ms, 4),
-    }
-
-
-def _contract_windows(panel: Panel, options: BacktestOptions) -> Windows:
-    """Return the windows of the last origins: counted back from the latest end of all, or from each meter's own."""
-    horizon = options.horizon_h * 3600 // options.step_s
-    spacing = options.spacing_h * 3600 // options.step_s
-    length = panel.load_kw.shape[1]
-    seen: NDArray[np.bool_] = np.isfinite(panel.load_kw)
-    own_end = length - seen[:, ::-1].argmax(axis=1)
-    ends = own_end if options.own_ends else np.full(len(panel.meters), length)
-    columns = ends[:, None] - horizon - spacing * np.arange(options.origins - 1, -1, -1)
-    usable = (columns >= 86_400 // options.step_s) & np.isfinite(panel.load_kw).any(axis=1, keepdims=True)
-    meters, which = np.nonzero(usable)
-    origins_us = panel.start_us + columns[meters, which].astype(np.int64) * panel.step_us
-    windows = judged_windows(panel, meters.astype(np.int64), origins_us, horizon_steps=horizon)
-    if not len(windows):
-        raise DataFileError(f"{options.readings}: too short for {options.origins} origins {options.spacing_h} h apart")
-    return windows
-
-
-def _train_before(panel: Panel, windows: Windows, options: BacktestOptions, recipe: Recipe) -> TrainedModel:
-    """Train on what had ended before each meter's first origin.
-
-    With ends of their own, meters have first origins of their own: what lies after is hidden from the training, so that
-    no meter's judged truth is learned from.
-    """
-    first = np.full(len(panel.meters), np.iinfo(np.int64).max)
-    np.minimum.at(first, windows.meters, windows.origins_us)
-    ends = np.where(first == np.iinfo(np.int64).max, panel.end_us, first)
-    known = np.arange(panel.load_kw.shape[1]) < panel.column(ends)[:, None]
-    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan))
-    try:
-        return train(
-            hidden,
-            until_us=int(ends.max()),
-            quantiles=options.quantiles,
-            horizon_steps=len(windows.leads),
-            recipe=recipe,
-            calendar=options.calendar,
-        )
-    except ValueError as e:
-        raise DataFileError(f"{options.readings}: {e}") from e
-
-
-def _naive(panel: Panel, windows: Windows, options: BacktestOptions, *, season_h: int) -> Floats:
-    forecaster = naive_forecaster(options.quantiles, season_h=season_h, step_s=options.step_s)
-    return forecast_windows(panel, windows, forecaster)
-
-
-def _report(windows: Windows, forecast: Floats, naive: dict[int, Floats], options: BacktestOptions) -> dict[str, Any]:
-    """Return overall, by_lead and the two seasonal naives. Not calibrated online yet: raw is the same."""
-    everything = slice(0, len(windows.leads))
-    per_hour = 3600 // options.step_s
-    buckets = [(low, min(high, options.horizon_h)) for low, high in _LEAD_BUCKETS_H if low <= options.horizon_h]
-
-    def complete(forecast: Floats, leads: slice) -> dict[str, float]:
-        own = measure(windows, forecast, options.quantiles, leads)
-        rivals = {h: measure(windows, naive[h], options.quantiles, leads)["mase"] for h in naive}
-        return own | {f"rel_mae_{h}": own["mase"] / rival if rival > 0 else float("nan") for h, rival in rivals.items()}
-
-    return {
-        "overall": complete(forecast, everything),
-        "by_lead": [
-            {"from": low, "to": high, **complete(forecast, slice((low - 1) * per_hour, high * per_hour))}
-            for low, high in buckets
-        ],
-        "seasonal_naive_24": complete(naive[24], everything),
-        "seasonal_naive_168": complete(naive[168], everything),
-    }
-
-
 def _scales(panel: Panel, meters: Ints, origins_us: Ints) -> Floats:
     """Return MASE's scale of each window: mean |y_t − y_{t−24h}| before its origin, by running sums."""
     season = 86_400 // panel.step_s
@@ -253,8 +155,3 @@ def _peak_hour_error(windows: Windows, median: Floats, leads: slice) -> float:
         metrics.peak_hour_error(windows.actual[:, leads][:, d], median[:, d], step_s=windows.step_s) for d in days
     ]
     return float(np.mean(errors))
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"backtest: {sentence}\n")
-    sys.stderr.flush()

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from central import backtest as command
-from central.backtest import BacktestOptions
+from central import backtest_command as command
+from central.backtest import BacktestOptions, backtest
 from central.dataset import Panel
-from central.evaluation import all_pairs, backtest, judged_score, judged_windows, naive_forecaster
+from central.evaluation import all_pairs, judged_score, judged_windows, naive_forecaster
 from central.training import Recipe
 from shared.errors import DataFileError
 
