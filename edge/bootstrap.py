@@ -17,7 +17,7 @@ from edge.models import Models
 from edge.node import Node
 from edge.scoring import Scoreboard, scored_leads
 from edge.site import SiteState
-from edge.store import Store
+from edge.store import Store, new_epoch
 from edge.uplink import UplinkLedger
 from shared import __version__
 from shared.calendars import Calendar
@@ -111,7 +111,9 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
         params.site, facts["epoch"], next_seq=int(facts.get("next_seq", 1)), waiting=store.outbox_index()
     )
     clock_us = int(facts.get("clock_us", NO_INSTANT))
-    return Node(params, site=site, uplink=uplink, models=models, plan=plan_of(params), clock_us=clock_us)
+    return Node(
+        params, site=site, uplink=uplink, models=models, plan=plan_of(params), clock_us=clock_us, new_id=new_epoch
+    )
 
 
 def build(params: Params) -> Edge:

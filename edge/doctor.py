@@ -42,7 +42,7 @@ def examine(params: Params) -> list[Finding]:
 
 def _broker(params: Params) -> Finding:
     where = f"{params.mqtt.host}:{params.mqtt.port}"
-    connection = Connection(params.mqtt, client_id=f"metercast-doctor-{os.getpid()}")
+    connection = Connection(params.mqtt, client_id=f"metercast-doctor-{os.getpid()}", lasting=False)
     try:
         connection.start(timeout_s=5)
     except BrokerUnreachable as error:

@@ -116,4 +116,11 @@ class KeepArtifacts:
     sha256s: frozenset[str]
 
 
-Effect = Commit | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts
+@dataclass(frozen=True, slots=True)
+class RenewEpoch:
+    """Number the waiting batches anew, under this epoch."""
+
+    epoch: str
+
+
+Effect = Commit | RenewEpoch | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts

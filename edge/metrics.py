@@ -20,6 +20,7 @@ _COUNTERS = {
     "meters": ("metercast_meters_changed", "Meters that were retired", ("change",)),
     "control": ("metercast_control_messages", "Control messages that could not be read", ("result",)),
     "commits_failed": ("metercast_commits_failed", "Commits that had to be tried again", ()),
+    "epochs_renewed": ("metercast_epochs_renewed", "Times the ledger began anew, parted from central's", ()),
     "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
     "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
     "score_covered": ("metercast_scores_covered", "Scores inside the outer quantiles", ("role", "lead")),

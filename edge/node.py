@@ -8,7 +8,7 @@ the newest one under the wall clock; the core never asks for the time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -26,6 +26,7 @@ from edge.effects import (
     Publish,
     RawMessage,
     ReadingsArrived,
+    RenewEpoch,
     Tick,
 )
 from edge.forecaster import Plan
@@ -58,7 +59,15 @@ class Node:
     """One site's edge: its meters, its ledger, its models, behind one door."""
 
     def __init__(
-        self, params: Params, *, site: SiteState, uplink: UplinkLedger, models: Models, plan: Plan, clock_us: int
+        self,
+        params: Params,
+        *,
+        site: SiteState,
+        uplink: UplinkLedger,
+        models: Models,
+        plan: Plan,
+        clock_us: int,
+        new_id: Callable[[], str],
     ) -> None:
         self.params = params
         self.site = site
@@ -68,6 +77,7 @@ class Node:
         self.counters: Counters = defaultdict(float)
         self.rounds = RoundMaker(params, site, plan, models, self.topics, self.counters)
         self.clock_us = clock_us  # the event clock: the latest accepted ts of the site
+        self._new_id = new_id
         self._confirmed: set[int] = set()
 
     def handle(self, event: Event, wall_us: int) -> list[Effect]:
@@ -269,6 +279,9 @@ class Node:
         except MessageRefused:
             self.counters["control", "refused"] += 1
             return []
+        if self.uplink.disowned_by(acked):
+            self.counters["epochs_renewed", ""] += 1
+            return [RenewEpoch(self._new_id())]
         recorded = self.uplink.on_acked(acked)
         return [self._commit(Changes(acked=recorded))] if recorded else []
 

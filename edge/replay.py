@@ -57,7 +57,7 @@ def replay(plan: Replay, params: Params, *, report: Callable[[str], None]) -> in
     rows = _between(load(plan.file), plan.start_us, plan.end_us)
     if not len(rows.ts_us):
         raise DataFileError(f"{plan.file}: no readings between --from and --to")
-    connection = Connection(params.mqtt, client_id=f"metercast-replay-{params.site}-{os.getpid()}")
+    connection = Connection(params.mqtt, client_id=f"metercast-replay-{params.site}-{os.getpid()}", lasting=False)
     connection.start()
     try:
         return _publish(plan, rows, connection, SiteTopics(params.mqtt.root, params.site), report)

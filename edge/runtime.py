@@ -26,6 +26,7 @@ from edge.effects import (
     Publish,
     RawMessage,
     ReadingsArrived,
+    RenewEpoch,
     SaveArtifact,
     Subscribe,
     Tick,
@@ -136,6 +137,8 @@ class Runtime:
             match effect:
                 case Commit(changes):
                     self._commit(changes)
+                case RenewEpoch(epoch):
+                    self._renew_epoch(epoch)
                 case Publish():
                     self._publish(effect)
                 case Subscribe(topic_filter):
@@ -158,6 +161,14 @@ class Runtime:
                 self._node.counters["commits_failed", ""] += 1
                 if self._stop.wait(COMMIT_RETRY_S):
                     raise
+
+    def _renew_epoch(self, epoch: str) -> None:
+        """Begin a new epoch; when that cannot be written now, central's next ack asks for it again."""
+        try:
+            self._node.uplink.renew(epoch, self._edge.store.renew_epoch(epoch))
+            log.warning("new epoch: central's record and ours had parted", extra={"epoch": epoch})
+        except StateError as error:
+            log.error("no new epoch yet", extra={"reason": str(error)})
 
     def _save(self, sha256: str, artifact: bytes) -> None:
         """Keep the artifact for a restart; without room for it the model serves from memory all the same."""

@@ -18,8 +18,9 @@ from edge.changes import Changes
 from edge.dialects.native import Reading
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
-from shared.errors import StateError
+from shared.errors import MessageRefused, StateError
 from shared.grid import KINDS
+from shared.messages import Uplink
 
 DATABASE: Final = "edge.sqlite"
 SCHEMA_VERSION: Final = 1
@@ -40,6 +41,11 @@ CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
 
 
+def new_epoch() -> str:
+    """A random id for an epoch of the ledger."""
+    return secrets.token_hex(8)
+
+
 class Store:
     """The state database of one edge."""
 
@@ -58,7 +64,7 @@ class Store:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            self._db.execute("INSERT INTO facts VALUES('epoch', ?)", (secrets.token_hex(8),))
+            self._db.execute("INSERT INTO facts VALUES('epoch', ?)", (new_epoch(),))
         elif version != SCHEMA_VERSION:
             raise StateError(f"edge.state_dir {folder}: schema {version} was written by another version of metercast")
 
@@ -104,6 +110,26 @@ class Store:
     def outbox_index(self) -> list[tuple[int, int]]:
         """(seq, bytes) of all waiting batches in order."""
         return list(self._db.execute("SELECT seq, length(body) FROM outbox ORDER BY seq"))
+
+    def renew_epoch(self, epoch: str) -> list[tuple[int, int]]:
+        """Number the waiting batches from 1 under `epoch`, in one transaction; returns (seq, bytes) of them."""
+        waiting = [seq for seq, _size in self.outbox_index()]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for number, seq in enumerate(waiting, start=1):
+                batch = Uplink.decompress(self.outbox_body(seq) or b"", "the outbox")
+                body = batch.model_copy(update={"epoch": epoch, "seq": number}).compress()
+                # Negative until all are done: a new number may be another batch's old one.
+                self._db.execute("UPDATE outbox SET seq = ?, body = ? WHERE seq = ?", (-number, body, seq))
+            self._db.execute("UPDATE outbox SET seq = -seq")
+            facts = {"epoch": epoch, "next_seq": str(len(waiting) + 1)}
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
+            self._db.execute("COMMIT")
+        except (sqlite3.Error, MessageRefused) as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StateError(f"the outbox cannot be numbered anew: {error}") from error
+        return self.outbox_index()
 
     def load_site(self, site: SiteState) -> None:
         """Fill an empty site with what the last commit left."""

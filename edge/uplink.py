@@ -62,6 +62,21 @@ class UplinkLedger:
                 del self._sent_s[seq]
         return recorded
 
+    def disowned_by(self, acked: Acked) -> bool:
+        """Whether central and we no longer mean the same batches by this epoch's numbers.
+
+        Central has more than we ever numbered (our disk is an old image), or wants what we were told is recorded (its
+        record is an old one). Only a new epoch helps.
+        """
+        oldest = next(iter(self._waiting), self.next_seq)
+        wants_dropped = any(first < oldest for first, _last in acked.missing)
+        return acked.epoch == self.epoch and (acked.seq >= self.next_seq or wants_dropped)
+
+    def renew(self, epoch: str, waiting: list[tuple[int, int]]) -> None:
+        """Go on under a new epoch, in which the waiting batches are numbered from 1."""
+        self.epoch, self._waiting, self._sent_s = epoch, dict(waiting), {}
+        self.next_seq = len(waiting) + 1
+
     def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
         """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long."""
         oldest = list(self._waiting)[:window]

@@ -78,7 +78,10 @@ class Delivery:
 
 
 class Connection:
-    """A connection that comes back by itself; thread-safe where documented by paho."""
+    """A connection that comes back by itself; thread-safe where documented by paho.
+
+    The broker keeps a lasting connection's session and queue while it is away; of a passing one nothing stays.
+    """
 
     def __init__(
         self,
@@ -88,8 +91,10 @@ class Connection:
         filters: Sequence[str] = (),
         will: Will | None = None,
         keep_bytes: int = 1_048_576,
+        lasting: bool = True,
     ) -> None:
         self._params = params
+        self._session_expiry_s = int(params.session_expiry.total_seconds()) if lasting else 0
         self._keep_bytes = keep_bytes
         self._filters = {name: SubscribeOptions(qos=1) for name in filters}
         self._inbox: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
@@ -120,7 +125,7 @@ class Connection:
     def start(self, timeout_s: float = 30.0) -> None:
         """Connect and keep connected in a thread of its own; raises BrokerUnreachable when that fails at first."""
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.SessionExpiryInterval = int(self._params.session_expiry.total_seconds())
+        properties.SessionExpiryInterval = self._session_expiry_s
         # Mosquitto counts the window, not us: acking in batches with its default of 20 in flight stops after 20.
         properties.ReceiveMaximum = self._params.receive_maximum
         where = f"{self._params.host}:{self._params.port}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.bootstrap import ArtifactFolder, build_node
-from edge.effects import Commit, Effect, Event, Publish, RawMessage, ReadingsArrived, SaveArtifact, Tick
+from edge.effects import Commit, Effect, Event, Publish, RawMessage, ReadingsArrived, RenewEpoch, SaveArtifact, Tick
 from edge.node import Node
 from edge.store import Store
 from shared import params_file
@@ -53,6 +53,8 @@ class EdgeAtDesk:
                 self.store.commit(effect.changes, self.node.site)
             elif isinstance(effect, SaveArtifact):
                 self.artifacts.save(effect.sha256, effect.artifact)
+            elif isinstance(effect, RenewEpoch):
+                self.node.uplink.renew(effect.epoch, self.store.renew_epoch(effect.epoch))
             elif isinstance(effect, Publish):
                 self.published.append(effect)
         return effects

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.effects import Commit, ForecastsConfirmed, RawMessage, ReadingsArrived, Tick
+from edge.effects import AckedArrived, Commit, ForecastsConfirmed, RawMessage, ReadingsArrived, Tick
 from shared.clock import HOUR_US, iso
+from shared.messages import Acked, Uplink
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 
@@ -228,6 +229,43 @@ def test_a_forecast_the_broker_did_not_confirm_is_published_again_after_a_restar
     origins = [forecast["origin"] for forecast in desk.of_topic("forecasts/m1")]
     assert origins == [iso(START_US + hour * HOUR_US) for hour in (3, 4, 5, 6)]
     assert desk.rows("scores") == scores
+
+
+def _ack(desk: EdgeAtDesk, epoch: str, seq: int, missing: tuple[tuple[int, int], ...] = ()) -> None:
+    acked = Acked(epoch=epoch, seq=seq, missing=list(missing), at=iso(START_US))
+    desk.tell(AckedArrived("metercast/desk/uplink/acked", acked.encode()))
+
+
+def test_what_central_has_leaves_the_outbox(desk: EdgeAtDesk) -> None:
+    for hour in range(3):
+        desk.send(("m1", reading(hour, 1.0)))
+    waiting = [seq for seq, _size in desk.store.outbox_index()]
+    _ack(desk, desk.node.uplink.epoch, waiting[1])
+    assert [seq for seq, _size in desk.store.outbox_index()] == waiting[2:]
+
+
+@pytest.mark.parametrize("case", ["central is ahead", "central wants what was dropped"])
+def test_a_ledger_that_has_parted_from_centrals_goes_on_under_a_new_epoch_and_loses_nothing(
+    desk: EdgeAtDesk, case: str
+) -> None:
+    for hour in range(6):
+        desk.send(("m1", reading(hour, 1.0)))
+    old = desk.node.uplink.epoch
+    _ack(desk, old, 2)
+    rows = desk.rows("readings")
+    if case == "central is ahead":
+        _ack(desk, old, 999)
+    else:
+        _ack(desk, old, 0, missing=((1, 2),))
+    desk.restart()
+    assert desk.node.uplink.epoch != old
+    assert desk.rows("readings") == rows
+    batches = [Uplink.decompress(desk.store.outbox_body(seq) or b"", "x") for seq, _ in desk.store.outbox_index()]
+    assert [(batch.epoch, batch.seq) for batch in batches] == [
+        (desk.node.uplink.epoch, number) for number in range(1, len(batches) + 1)
+    ]
+    desk.send(("m1", reading(6, 1.0)))
+    assert desk.store.outbox_index()[-1][0] == desk.node.uplink.next_seq - 1
 
 
 READINGS = st.lists(
