@@ -20,7 +20,7 @@ from edge.site import SiteState
 from edge.store import Store, new_epoch
 from edge.uplink import UplinkLedger
 from shared import __version__
-from shared.calendars import Calendar
+from shared.calendars import site_calendar
 from shared.clock import iso, to_us, wall_now
 from shared.messages import Status
 from shared.mqtt import Connection, Will
@@ -87,7 +87,7 @@ def plan_of(params: Params) -> Plan:
         step_s=params.step_s,
         horizon_steps=params.horizon_steps,
         quantiles=params.forecast.quantiles,
-        calendar=Calendar(params.calendar.zone, params.calendar.country or None),
+        calendar=site_calendar(params.calendar),
         min_history_steps=params.forecast.min_history // params.grid.step,
     )
 
@@ -112,7 +112,14 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     )
     clock_us = int(facts.get("clock_us", NO_INSTANT))
     return Node(
-        params, site=site, uplink=uplink, models=models, plan=plan_of(params), clock_us=clock_us, new_id=new_epoch
+        params,
+        site=site,
+        uplink=uplink,
+        models=models,
+        plan=plan_of(params),
+        clock_us=clock_us,
+        arrivals=store.arrivals,
+        new_id=new_epoch,
     )
 
 

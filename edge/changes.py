@@ -23,6 +23,7 @@ class Changes:
     forgotten_before_us: dict[int, int] = field(default_factory=dict)
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)
+    arrivals: dict[int, bytes] = field(default_factory=dict)
     outbox: list[OutboxBatch] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
 

@@ -9,12 +9,17 @@ from edge.changes import Changes
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """A message of a readings topic; `size` is what was sent, `payload` perhaps only its beginning."""
+    """A message of a readings topic; `size` is what was sent, `payload` perhaps only its beginning.
+
+    `mid` and `dup` are the packet's id and whether the broker says it may have been delivered before.
+    """
 
     topic: str
     payload: bytes
     size: int
     retain: bool = False
+    mid: int = 0
+    dup: bool = False
 
 
 @dataclass(frozen=True, slots=True)

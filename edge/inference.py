@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import onnxruntime
@@ -16,10 +15,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ModelRefused
 from shared.features import FEATURES, SCHEMA_HASH
-from shared.manifest import Golden, Manifest
-
-INPUT: Final = "features"
-OUTPUT: Final = "quantiles"
+from shared.manifest import INPUT, OUTPUT, Golden, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +36,17 @@ class Predictor:
 
 
 def load(artifact: bytes, manifest: Manifest, *, step_s: int, horizon_steps: int, quantiles: list[float]) -> Predictor:
-    """A predictor for `artifact`, or ModelRefused with the first check it failed."""
-    _check_schema(manifest, step_s=step_s, horizon_steps=horizon_steps, quantiles=quantiles)
-    session = _open(artifact)
-    _check_graph(session, manifest)
-    predictor = Predictor(manifest, session)
-    _check_golden(predictor, manifest.golden)
+    """A predictor for `artifact`, or ModelRefused with the first check it failed; never another error."""
+    try:
+        _check_schema(manifest, step_s=step_s, horizon_steps=horizon_steps, quantiles=quantiles)
+        session = _open(artifact)
+        _check_graph(session, manifest)
+        predictor = Predictor(manifest, session)
+        _check_golden(predictor, manifest.golden)
+    except ModelRefused:
+        raise
+    except Exception as error:
+        raise ModelRefused(f"the model could not be checked: {_one_line(error)}") from error
     _return_freed_memory()
     return predictor
 
@@ -82,9 +83,11 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> N
     outputs = [(node.name, node.type) for node in session.get_outputs()]
     if inputs != [(INPUT, "tensor(float)")] or outputs != [(OUTPUT, "tensor(float)")]:
         raise ModelRefused(f"expected {INPUT} → {OUTPUT} of float, the graph has {inputs} → {outputs}")
-    width = session.get_inputs()[0].shape[-1]
-    if width != len(manifest.features):
-        raise ModelRefused(f"the graph takes {width} features, the manifest names {len(manifest.features)}")
+    shape = session.get_inputs()[0].shape
+    if len(shape) != 2 or shape[1] != len(manifest.features):
+        raise ModelRefused(
+            f"the graph takes rows of shape {shape}, the manifest names {len(manifest.features)} features"
+        )
     stated = session.get_modelmeta().custom_metadata_map.get("schema_hash")
     if stated != manifest.schema_hash:
         raise ModelRefused(f"the graph's schema_hash is {stated}, the manifest's {manifest.schema_hash}")

@@ -51,12 +51,15 @@ class Meter:
         del self.instants_us[:gone]
 
     def touched_us(self, ts_us: int, rules: GridRules) -> tuple[int, int]:
-        """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour."""
+        """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour.
+
+        It may cut short what the reading before it covered, so that one's old end counts too.
+        """
         place = bisect_left(self.instants_us, ts_us)
         before_us = self.instants_us[place - 1] if place else ts_us
         after_us = self.instants_us[place + 1] if place + 1 < len(self.instants_us) else ts_us
         reach_us = max(rules.hold_us, self.readings[ts_us].period_us)
-        return before_us, max(after_us, ts_us + reach_us)
+        return before_us, max(after_us, ts_us + reach_us, before_us + self.readings[before_us].period_us)
 
     def between(self, start_us: int, end_us: int, rules: GridRules) -> MeterReadings:
         """The readings whose segments may touch [start_us, end_us): those inside and one neighbour on each side."""
@@ -125,9 +128,13 @@ class Meters:
         return loads_kw
 
     def prune(self, meter: Meter, now_us: int) -> int:
-        """Forget readings that can no longer change an interval; returns the instant before which they went."""
+        """Forget readings that can no longer change an interval; returns the instant before which they went.
+
+        The last one before that stays: it may cover what comes after it.
+        """
         closed_us = int(self.window.closed[meter.row]) * self.rules.step_us
         reach_us = max(self.rules.hold_us, self.rules.max_gap_us) + self.rules.step_us
-        keep_from_us = min(closed_us, now_us - self.lateness_us) - reach_us
+        place = bisect_left(meter.instants_us, min(closed_us, now_us - self.lateness_us) - reach_us)
+        keep_from_us = meter.instants_us[max(place - 1, 0)]
         meter.forget_before(keep_from_us)
         return keep_from_us

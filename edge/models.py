@@ -9,6 +9,7 @@ The place of signatures, version order and expiry is `_judge`; of the child proc
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Manifest, unpack
 from shared.messages import Desired, Refusal, Reported, Running
 from shared.topics import SiteTopics, artifact_chunks
+
+log = logging.getLogger(__name__)
 
 ROLES: Final = ("champion", "challenger")
 REFUSALS_KEPT: Final = 20
@@ -65,14 +68,21 @@ class Models:
 
     def resume(self, fact: str, now: datetime) -> None:
         """Take up the models of an earlier run from disk; one that no longer passes is refused, not served."""
-        for role, entry in json.loads(fact).items():
-            manifest = Manifest.model_validate(entry["manifest"])
+        try:
+            kept = {
+                role: (Manifest.model_validate(entry["manifest"]), str(entry["since"]))
+                for role, entry in json.loads(fact).items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("the models of the last run cannot be read", extra={"reason": str(error).splitlines()[0]})
+            return
+        for role, (manifest, since) in kept.items():
             artifact = self._read_artifact(manifest.sha256)
             if artifact is None:
                 continue
             try:
                 self._running[role] = self._load(artifact, manifest)
-                self._since[role] = entry["since"]
+                self._since[role] = since
                 self._wanted[role] = manifest
             except ModelRefused as reason:
                 self._refuse(manifest, str(reason), now)

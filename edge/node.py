@@ -7,14 +7,17 @@ the newest one under the wall clock; the core never asks for the time.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import numpy as np
 
 from edge.changes import Changes
-from edge.dialects.native import Reading, RefusedItem, decode
+from edge.dialects.native import MAX_PERIOD_US, QUALITY_ARRIVAL_TIME, Reading, RefusedItem, decode
 from edge.effects import (
     AckedArrived,
     ChunkArrived,
@@ -23,6 +26,7 @@ from edge.effects import (
     Effect,
     Event,
     ForecastsConfirmed,
+    KeepArtifacts,
     Publish,
     RawMessage,
     ReadingsArrived,
@@ -36,7 +40,7 @@ from edge.rounds import Counters, RoundMaker
 from edge.site import SiteState
 from edge.uplink import UplinkLedger
 from edge.window import NEVER
-from shared.clock import SECOND_US, iso, parse_instant_us, to_datetime
+from shared.clock import DAY_US, SECOND_US, iso, parse_instant_us, to_datetime
 from shared.errors import MessageRefused
 from shared.messages import (
     DEAD_LETTER_COLUMNS,
@@ -53,6 +57,8 @@ from shared.params import Params
 from shared.topics import SiteTopics, is_id
 
 ROUNDS_PER_TICK: Final = 24
+LETTERS_PER_MESSAGE: Final = 20
+FIRST_AHEAD_US: Final = 3650 * DAY_US  # a replay's first reading has nothing before it to be judged by
 
 
 class Node:
@@ -67,6 +73,7 @@ class Node:
         models: Models,
         plan: Plan,
         clock_us: int,
+        arrivals: dict[int, bytes],
         new_id: Callable[[], str],
     ) -> None:
         self.params = params
@@ -78,6 +85,7 @@ class Node:
         self.rounds = RoundMaker(params, site, plan, models, self.topics, self.counters)
         self.clock_us = clock_us  # the event clock: the latest accepted ts of the site
         self._new_id = new_id
+        self._arrivals = arrivals
         self._confirmed: set[int] = set()
 
     def handle(self, event: Event, wall_us: int) -> list[Effect]:
@@ -116,15 +124,16 @@ class Node:
         touched: dict[int, list[Reading]] = {}
         for message in messages:
             readings, refused = self._decode(message, wall_us)
-            for reading in readings:
+            if self._is_redelivery(message, readings, changes):
+                self.counters["readings", "duplicate"] += len(readings)
+                continue
+            for reading in map(self._timed, readings):
                 reason = self._reason_against(reading, wall_us)
                 if reason:
-                    item = None if len(readings) == 1 else reading.ts_us
-                    refused.append(RefusedItem(item, message.payload, reason))
+                    refused.append(_refused_reading(reading, reason))
                 else:
                     self._take(reading, wall_us, changes, rows, touched)
-            received = iso(self.now_us(wall_us)) if self.clock_us != NO_INSTANT else iso(wall_us)
-            letters += [_letter(message.topic, item, received) for item in refused]
+            letters += _letters(message.topic, refused, self._at(wall_us))
         for row, taken in touched.items():
             self._settle(self.site.meters.by_row[row], taken, wall_us, changes)
         self.counters["dead_letters", ""] += len(letters)
@@ -149,10 +158,32 @@ class Node:
         arrived_us = wall_us if self.clock_us == NO_INSTANT else self.now_us(wall_us)
         return decode(meter, message.payload, arrived_us=arrived_us, default_period_us=self.params.step_s * SECOND_US)
 
+    def _is_redelivery(self, message: RawMessage, readings: list[Reading], changes: Changes) -> bool:
+        """Whether readings that took their arrival time were committed before and only the acknowledgement was lost.
+
+        They have no identity of their own, so the packet's id and the payload's digest stand for it.
+        """
+        if not any(reading.quality == QUALITY_ARRIVAL_TIME for reading in readings):
+            return False
+        digest = hashlib.sha256(message.topic.encode() + b"\0" + message.payload).digest()
+        if message.dup and self._arrivals.get(message.mid) == digest:
+            return True
+        self._arrivals[message.mid] = changes.arrivals[message.mid] = digest
+        return False
+
+    def _timed(self, reading: Reading) -> Reading:
+        """Readings of a meter that take their arrival time never take the same one."""
+        meter = self.site.meters.by_name.get(reading.meter)
+        if reading.quality != QUALITY_ARRIVAL_TIME or meter is None:
+            return reading
+        return replace(reading, ts_us=max(reading.ts_us, meter.latest_us + 1))
+
     def _reason_against(self, reading: Reading, wall_us: int) -> str:
         """Why a well-formed reading cannot be taken now, or nothing."""
         now_us = self.now_us(wall_us)
         limits = self.site.limits
+        if now_us == NO_INSTANT and reading.ts_us > wall_us + FIRST_AHEAD_US:
+            return f"ts {iso(reading.ts_us)} would begin the event clock ten years ahead of {iso(wall_us)}"
         if now_us != NO_INSTANT and reading.ts_us > now_us + limits.max_ahead_us:
             return f"ts {iso(reading.ts_us)} is further ahead of {iso(now_us)} than grid.max_ahead"
         if now_us != NO_INSTANT and reading.ts_us < now_us - limits.max_age_us:
@@ -205,9 +236,11 @@ class Node:
             self.site.retired[meter.row] = False
         before = int(window.closed[meter.row])
         for reading in taken:
-            if reading.ts_us < before * self.site.step_us and meters.revise(meter, reading.ts_us):
+            # Also one inside an open interval may reshape closed ones: a register's gap is filled backwards.
+            if meters.revise(meter, reading.ts_us):
                 self.counters["intervals", "revised"] += 1
-                first = (reading.ts_us - meters.rules.max_gap_us) // self.site.step_us
+                first = (reading.ts_us - MAX_PERIOD_US - meters.rules.max_gap_us) // self.site.step_us
+                first = min(max(first, before - window.width), before - 1)
                 changes.closed.append((meter.row, first, before - first))
         self._close(meter, meters.settle(meter, self.rounds.limit(meter.row)), before, changes)
         if len(meter.instants_us) > 64:
@@ -228,7 +261,9 @@ class Node:
             return []
         changes = Changes()
         cleared = self._close_waiting(now_us, changes, silent_too=caught_up or self.params.clock == "event")
-        made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK, now_us=now_us)
+        # Under the wall clock a backlog is taken in first: only the newest origin is worth a forecast then.
+        ready = caught_up or self.params.clock == "event"
+        made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK if ready else 0, now_us=now_us)
         events = columns_of(EVENT_COLUMNS, [(now_us, "retired", publish.topic) for publish in cleared])
         changes.outbox += self.uplink.enqueue({"scores": made.scores, "events": events}, self._at(wall_us))
         self._note_confirmed(changes)
@@ -290,17 +325,19 @@ class Node:
             desired = Desired.decode(payload, topic)
         except MessageRefused as reason:
             self.counters["control", "refused"] += 1
-            letter = dead_letter(topic, payload, str(reason), iso(wall_us))
-            return [Publish(self.topics.dead_letter, letter.encode())]
+            self.counters["dead_letters", ""] += 1
+            letter = dead_letter(topic, payload, str(reason), self._at(wall_us))
+            outbox = self.uplink.enqueue({"dead_letters": _letter_columns([letter])}, self._at(wall_us))
+            return [self._commit(Changes(outbox=outbox)), Publish(self.topics.dead_letter, letter.encode())]
         return self._models_changed(self.models.on_desired(desired, to_datetime(wall_us)))
 
     def _models_changed(self, effects: list[Effect]) -> list[Effect]:
-        """Artifacts are saved first, then the choice is committed, then told."""
+        """Artifacts are saved first, then the choice is committed; only then old ones go and the world is told."""
         if not effects:
             return []
-        saved = [effect for effect in effects if not isinstance(effect, Publish)]
-        told = [effect for effect in effects if isinstance(effect, Publish)]
-        return [*saved, self._commit(Changes(facts={"models": self.models.fact()})), *told]
+        after = [effect for effect in effects if isinstance(effect, (Publish, KeepArtifacts))]
+        before = [effect for effect in effects if not isinstance(effect, (Publish, KeepArtifacts))]
+        return [*before, self._commit(Changes(facts={"models": self.models.fact()})), *after]
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -345,8 +382,20 @@ def _record_row(reading: Reading, received_us: int) -> tuple[Any, ...]:
     )
 
 
-def _letter(topic: str, item: RefusedItem, received_at: str) -> DeadLetter:
-    return dead_letter(topic, item.content, item.reason, received_at, item=item.item)
+def _refused_reading(reading: Reading, reason: str) -> RefusedItem:
+    """A well-formed reading that cannot be taken now, written out by itself: its list may be long."""
+    written = {"ts": iso(reading.ts_us), "value": reading.value, "unit": reading.unit, "kind": reading.kind}
+    return RefusedItem(reading.ts_us, json.dumps(written).encode(), reason)
+
+
+def _letters(topic: str, refused: list[RefusedItem], received_at: str) -> list[DeadLetter]:
+    """A letter for each refused item; beyond LETTERS_PER_MESSAGE one for all the rest, which counts them."""
+    letters = [dead_letter(topic, one.content, one.reason, received_at, item=one.item) for one in refused]
+    rest = letters[LETTERS_PER_MESSAGE:]
+    if rest:
+        reason = f"{rest[0].reason} (and {len(rest) - 1} more of this message)"
+        letters[LETTERS_PER_MESSAGE:] = [rest[0].model_copy(update={"count": len(rest), "reason": reason})]
+    return letters
 
 
 def _letter_columns(letters: list[DeadLetter]) -> dict[str, list[Any]]:

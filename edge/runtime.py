@@ -49,6 +49,7 @@ UNCONFIRMED_AT_MOST: Final = 500  # they wait in memory: no forecasts are made b
 COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
 CAUGHT_UP_AFTER_S: Final = 1.0
+BEHIND_AT_MOST_S: Final = 120.0  # a flood that never ends is no backlog
 
 
 class Runtime:
@@ -63,7 +64,7 @@ class Runtime:
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
         self._was_connected = False
-        self._behind_at_s = time.monotonic()
+        self._behind_at_s = self._connected_at_s = time.monotonic()
 
     def stop(self) -> None:
         """Ask the loop to end after the batch in hand."""
@@ -95,7 +96,9 @@ class Runtime:
         """Whether what the broker kept for us has come, so that a meter we hear nothing of is silent indeed."""
         now_s = time.monotonic()
         backlog = self._connection.waiting or taken >= self._edge.params.edge.batch // 2
-        if backlog or not self._connection.connected or not self._was_connected:
+        if not self._connection.connected or not self._was_connected:
+            self._behind_at_s = self._connected_at_s = now_s
+        elif backlog and now_s - self._connected_at_s < BEHIND_AT_MOST_S:
             self._behind_at_s = now_s
         return now_s - self._behind_at_s >= CAUGHT_UP_AFTER_S
 
@@ -111,7 +114,7 @@ class Runtime:
         topics = self._node.topics
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
-            self._handle(ReadingsArrived(tuple(RawMessage(m.topic, m.payload, m.size, m.retain) for m in readings)))
+            self._handle(ReadingsArrived(tuple(map(_raw, readings))))
         for message in messages:
             event = self._control(message)
             if event is not None:
@@ -207,8 +210,12 @@ class Runtime:
         due = self._node.uplink.due(
             time.monotonic(), window=uplink.window, resend_after_s=uplink.resend_after.total_seconds()
         )
-        for seq in due:
-            body = self._edge.store.outbox_body(seq)
+        try:
+            bodies = [self._edge.store.outbox_body(seq) for seq in due]
+        except StateError as error:
+            log.error("outbox not sent", extra={"reason": str(error)})
+            return
+        for body in bodies:
             if body is not None:
                 self._connection.publish(self._node.topics.uplink, body)
 
@@ -218,7 +225,7 @@ class Runtime:
         now_s = time.monotonic()
         reconnected = self._connection.connected and not self._was_connected
         self._was_connected = self._connection.connected
-        if reconnected or now_s >= self._status_due_s:
+        if self._connection.connected and (reconnected or now_s >= self._status_due_s):
             self._status_due_s = now_s + STATUS_EVERY_S
             self._connection.publish(self._node.topics.status, self._status().encode(), retain=True)
         if reconnected:  # a broker that was killed has forgotten what it retained since it last saved
@@ -237,3 +244,7 @@ class Runtime:
         deadline_s = time.monotonic() + 2
         while not delivery.done and time.monotonic() < deadline_s:
             time.sleep(0.01)
+
+
+def _raw(m: Incoming) -> RawMessage:
+    return RawMessage(m.topic, m.payload, m.size, retain=m.retain, mid=m.mid, dup=m.dup)

@@ -6,11 +6,12 @@ when its last commit was made.
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
@@ -37,8 +38,20 @@ CREATE TABLE history(meter INTEGER NOT NULL, day INTEGER NOT NULL, load_kw BLOB 
 CREATE TABLE issued(
     meter INTEGER NOT NULL, role INTEGER NOT NULL, origin INTEGER NOT NULL, spread_kw BLOB NOT NULL,
     rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(meter, role, origin)) WITHOUT ROWID;
+CREATE TABLE arrivals(mid INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
+
+
+def _locked(folder: Path) -> IO[bytes]:
+    """The folder's lock, held until closed or killed: two edges on one state would lose batches of each other."""
+    lock = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise StateError(f"edge.state_dir {folder}: in use by another edge") from error
+    return lock
 
 
 def new_epoch() -> str:
@@ -52,6 +65,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(folder)
             self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -63,19 +77,25 @@ class Store:
     def _create_or_check(self, folder: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-            self._db.execute("INSERT INTO facts VALUES('epoch', ?)", (new_epoch(),))
+            epoch = f"INSERT INTO facts VALUES('epoch', '{new_epoch()}');"
+            self._db.executescript(f"BEGIN; {_TABLES} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise StateError(f"edge.state_dir {folder}: schema {version} was written by another version of metercast")
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and let another edge have the folder."""
         self._db.close()
+        self._lock.close()
 
     @property
     def facts(self) -> dict[str, str]:
         """Named single values: epoch, clock, models."""
         return dict(self._db.execute("SELECT name, value FROM facts"))
+
+    @property
+    def arrivals(self) -> dict[int, bytes]:
+        """Packet id → digest of committed payloads without `ts`."""
+        return dict(self._db.execute("SELECT mid, digest FROM arrivals"))
 
     def commit(self, changes: Changes, site: SiteState) -> None:
         """Write everything in one transaction; raises StateError when it cannot, and then nothing is written."""
@@ -97,14 +117,18 @@ class Store:
         many("INSERT OR REPLACE INTO issued VALUES(?,?,?,?,?,?)", _issued_rows(changes.issued))
         many("DELETE FROM issued WHERE meter = ? AND origin < ?", _stale_issued(changes.issued, site))
         many("INSERT OR REPLACE INTO outbox VALUES(?, ?)", changes.outbox)
+        many("INSERT OR REPLACE INTO arrivals VALUES(?, ?)", changes.arrivals.items())
         many("DELETE FROM outbox WHERE seq = ?", ((seq,) for seq in changes.acked))
         many("INSERT OR REPLACE INTO meters VALUES(?,?,?,?,?,?,?,?)", (_meter_row(site, row) for row in changes.meters))
         days = {(row, _oldest_day(site, row)) for row, _first, _count in changes.closed}
         many("DELETE FROM history WHERE meter = ? AND day < ?", days)
 
     def outbox_body(self, seq: int) -> bytes | None:
-        """One waiting batch."""
-        found = self._db.execute("SELECT body FROM outbox WHERE seq = ?", (seq,)).fetchone()
+        """One waiting batch; raises StateError."""
+        try:
+            found = self._db.execute("SELECT body FROM outbox WHERE seq = ?", (seq,)).fetchone()
+        except sqlite3.Error as error:
+            raise StateError(f"the outbox cannot be read: {error}") from error
         return found[0] if found else None
 
     def outbox_index(self) -> list[tuple[int, int]]:

@@ -7,11 +7,13 @@ ack covers it; at most `window` batches are under way at once, and those unanswe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 
 from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
 
 Kinds = Mapping[str, dict[str, list[Any]]]
+DOUBLINGS_AT_MOST: Final = 5
 _ROWS_AT_MOST: Final = 10_000
 
 
@@ -24,6 +26,7 @@ class UplinkLedger:
         self.next_seq = next_seq
         self._waiting = dict(waiting)
         self._sent_s: dict[int, float] = {}
+        self._sendings: dict[int, int] = {}
 
     @property
     def batches(self) -> int:
@@ -53,6 +56,7 @@ class UplinkLedger:
         """The batches that are now in the record and leave the outbox; acks of another epoch are ignored."""
         if acked.epoch != self.epoch:
             return []
+        self._sendings.clear()  # central is there: no reason to hold back
         recorded = [seq for seq in self._waiting if seq <= acked.seq]
         for seq in recorded:
             del self._waiting[seq]
@@ -65,25 +69,34 @@ class UplinkLedger:
     def disowned_by(self, acked: Acked) -> bool:
         """Whether central and we no longer mean the same batches by this epoch's numbers.
 
-        Central has more than we ever numbered (our disk is an old image), or wants what we were told is recorded (its
-        record is an old one). Only a new epoch helps.
+        Central has more than we ever numbered (our disk is an old image), or wants all up to our oldest batch, which we
+        were told is recorded (its record is an old one). Only a new epoch helps. An old ack that comes again never
+        wants the batch just before our oldest: to have dropped that, we had seen a later one.
         """
         oldest = next(iter(self._waiting), self.next_seq)
-        wants_dropped = any(first < oldest for first, _last in acked.missing)
+        wants_dropped = any(first < oldest <= last + 1 for first, last in acked.missing)
         return acked.epoch == self.epoch and (acked.seq >= self.next_seq or wants_dropped)
 
     def renew(self, epoch: str, waiting: list[tuple[int, int]]) -> None:
         """Go on under a new epoch, in which the waiting batches are numbered from 1."""
-        self.epoch, self._waiting, self._sent_s = epoch, dict(waiting), {}
+        self.epoch, self._waiting, self._sent_s, self._sendings = epoch, dict(waiting), {}, {}
         self.next_seq = len(waiting) + 1
 
     def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
-        """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long."""
-        oldest = list(self._waiting)[:window]
-        due = [seq for seq in oldest if monotonic_s - self._sent_s.get(seq, float("-inf")) >= resend_after_s]
+        """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long.
+
+        Each sending without an answer doubles the wait: what central is not there to take would fill the broker.
+        """
+        due = [seq for seq in islice(self._waiting, window) if self._is_due(seq, monotonic_s, resend_after_s)]
         for seq in due:
             self._sent_s[seq] = monotonic_s
+            self._sendings[seq] = self._sendings.get(seq, 0) + 1
         return due
+
+    def _is_due(self, seq: int, monotonic_s: float, resend_after_s: float) -> bool:
+        doublings = min(max(self._sendings.get(seq, 0) - 1, 0), DOUBLINGS_AT_MOST)
+        waited_s = monotonic_s - self._sent_s.get(seq, float("-inf"))
+        return waited_s >= resend_after_s * (1 << doublings)
 
 
 def _halves(kinds: Kinds, rows: Mapping[str, int]) -> tuple[Kinds, Kinds]:

@@ -18,6 +18,9 @@ import holidays
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import ParamsError
+from shared.params import CalendarParams
+
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,6 +70,14 @@ class Calendar:
         first, last = (_date(int(d)).year for d in (day.min(), day.max()))
         known = np.concatenate([_holiday_days(self.country, year) for year in range(first, last + 1)])
         return np.isin(day, known)
+
+
+def site_calendar(chosen: CalendarParams) -> Calendar:
+    """Return the calendar of the parameters; raises ParamsError for a country without known holidays."""
+    try:
+        return Calendar(chosen.zone, chosen.country or None)
+    except ValueError as error:
+        raise ParamsError(f"calendar.country: {error}") from error
 
 
 def utc_offset_us(zone: str, instants_us: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ SECOND_US: Final = 1_000_000
 HOUR_US: Final = 3600 * SECOND_US
 DAY_US: Final = 24 * HOUR_US
 MILLISECONDS_FROM: Final = 1e11  # an epoch number from here on is ms: 1e11 s is the year 5138, 1e11 ms is 1973
+LATEST_US: Final = 253_370_764_800 * SECOND_US  # the year 9999: what lies beyond cannot be written as text
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
@@ -48,11 +49,14 @@ def parse_instant_us(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f"ts is {type(value).__name__}, expected ISO text with an offset or an epoch number")
     if isinstance(value, str):
-        return _parse_iso_us(value)
-    if not math.isfinite(value) or abs(value) > 1e15:
+        instant_us = _parse_iso_us(value)
+    elif math.isfinite(value):
+        instant_us = round(value * (1000 if abs(value) >= MILLISECONDS_FROM else SECOND_US))
+    else:
         raise ValueError(f"ts {value!r:.40} is no instant")
-    unit_us = 1000 if abs(value) >= MILLISECONDS_FROM else SECOND_US
-    return round(value * unit_us)
+    if not 0 <= instant_us < LATEST_US:
+        raise ValueError(f"ts {value!r:.40} is not between 1970 and 9998")
+    return instant_us
 
 
 def _parse_iso_us(text: str) -> int:

@@ -12,11 +12,13 @@ import json
 import zlib
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.errors import ModelRefused
 
 CHUNK_BYTES: Final = 131_072
+INPUT: Final = "features"  # name of the graph's one input, float32 [N, F]
+OUTPUT: Final = "quantiles"  # name of its one output, float32 [N, Q]
 SHA256: Final = r"^[0-9a-f]{64}$"
 
 
@@ -28,6 +30,13 @@ class Golden(BaseModel):
     outputs: list[list[float]] = Field(min_length=1, max_length=256)
     absolute: float = Field(1e-5, ge=0, description="allowed |difference| is absolute + relative·|expected|")
     relative: float = Field(1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Golden:
+        for name, rows in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if len({len(row) for row in rows}) != 1:
+                raise ValueError(f"the rows of {name} differ in length")
+        return self
 
 
 class Signature(BaseModel):
@@ -54,6 +63,8 @@ class Manifest(BaseModel):
     min_edge_version: str = "0.1.0"
     features: list[str] = Field(min_length=1)
     schema_hash: str
+    zone: str = Field("", description="IANA zone whose local time it was trained on; empty when not said")
+    country: str = Field("", description="country whose holidays it was trained on")
     step_s: int = Field(ge=1)
     horizon_steps: int = Field(ge=1)
     quantiles: list[float] = Field(min_length=1)

@@ -47,6 +47,7 @@ class Incoming:
     qos: int
     retain: bool
     mid: int
+    dup: bool
     connection: int
 
 
@@ -185,7 +186,11 @@ class Connection:
         if expiry_s is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # as above
             properties.MessageExpiryInterval = expiry_s
-        return Delivery(self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties))
+        info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        if qos and info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN:
+            # paho has queued it and sends it on the next connect, but would call it failed for ever after.
+            info.rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+        return Delivery(info)
 
     def subscribe(self, name: str) -> None:
         """Add a filter, now and on every connect; subscribing again has retained messages sent again."""
@@ -226,9 +231,17 @@ class Connection:
         if message.qos == 0 and self._inbox.qsize() >= self._params.receive_maximum:
             self.dropped += 1
             return
-        payload, size = bytes(message.payload[: self._keep_bytes]), len(message.payload)
         self._inbox.put(
-            Incoming(message.topic, payload, size, message.qos, message.retain, message.mid, self._connections)
+            Incoming(
+                topic=message.topic,
+                payload=bytes(message.payload[: self._keep_bytes]),
+                size=len(message.payload),
+                qos=message.qos,
+                retain=message.retain,
+                mid=message.mid,
+                dup=message.dup,
+                connection=self._connections,
+            )
         )
 
 

@@ -13,6 +13,7 @@ from shared.clock import format_duration, parse_duration
 from shared.topics import RESERVED_SITES, is_site_id
 
 STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), "1h": timedelta(hours=1)}
+SCORED_LEADS: Final = tuple(timedelta(hours=hours) for hours in (1, 6, 24, 48))
 
 
 def _duration(value: object) -> object:
@@ -26,6 +27,13 @@ def _step(value: object) -> object:
     if step not in STEPS.values():
         raise ValueError("expected 15min, 30min or 1h")
     return step
+
+
+def _scored_lead(value: object) -> object:
+    lead = _duration(value)
+    if lead not in SCORED_LEADS:
+        raise ValueError("expected 1h, 6h, 24h or 48h, the leads whose forecasts are scored")
+    return lead
 
 
 def _path(value: object) -> object:
@@ -55,9 +63,11 @@ def _zone(value: object) -> object:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
 Step = Annotated[timedelta, BeforeValidator(_step), PlainSerializer(format_duration)]
+ScoredLead = Annotated[timedelta, BeforeValidator(_scored_lead), PlainSerializer(format_duration)]
 FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(_with_tilde)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+LONGEST_HORIZON: Final = timedelta(hours=48)  # the features reach no further
 STATE_HOME: Final = Path("~/.local/state/metercast")
 
 
@@ -192,7 +202,7 @@ class CriteriaParams(Section):
 class TrainingParams(Section):
     """When and how models are trained."""
 
-    scope: Literal["fleet", "site"] = Field("fleet", description="one model from all sites, or one for each site")
+    scope: Literal["fleet", "site"] = Field("fleet", description="fleet: one model from all sites; site, one for each, is not built yet")
     min_history: Duration = Field(
         timedelta(days=21), description="history half of the meters need before the first training"
     )
@@ -210,7 +220,7 @@ class TrainingParams(Section):
 class DriftParams(Section):
     """When forecasts are held to have gone wrong."""
 
-    lead: int = Field(24, ge=1, description="the lead in steps whose scores are watched")
+    lead: ScoredLead = Field(timedelta(hours=24), description="the lead whose scores are watched: 1h, 6h, 24h or 48h")
     delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's confidence: chance of a false cut")
     agreement: Share = Field(0.2, description="share of a site's meters that must drift together")
     within: Duration = Field(timedelta(days=10), description="how close in time they must drift")
@@ -254,8 +264,8 @@ class Params(Section):
         # Mosquitto counts the window, not us: a window below the batch stops the stream before a batch is full.
         if self.mqtt.receive_maximum < self.edge.batch:
             raise ValueError(f"mqtt.receive_maximum {self.mqtt.receive_maximum} is below edge.batch {self.edge.batch}")
-        if self.forecast.horizon % self.grid.step:
-            raise ValueError("forecast.horizon is no multiple of grid.step")
+        if self.forecast.horizon % self.grid.step or not self.grid.step <= self.forecast.horizon <= LONGEST_HORIZON:
+            raise ValueError("forecast.horizon: expected a multiple of grid.step up to 48h")
         return self
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_CHUNK: Final = re.compile(r"([^/]+)/([0-9]{1,6})")
 RESERVED_SITES: Final = frozenset({"artifacts", "central"})
 
 
@@ -100,10 +101,9 @@ def artifact_chunks(root: str, sha256: str) -> str:
 
 def parse_artifact_chunk(root: str, topic: str) -> tuple[str, int] | None:
     """(sha256, number) of a chunk's topic, or None."""
-    levels = topic.removeprefix(f"{root}/artifacts/").split("/")
-    if not topic.startswith(f"{root}/artifacts/") or len(levels) != 2 or not levels[1].isdecimal():
-        return None
-    return levels[0], int(levels[1])
+    prefix = f"{root}/artifacts/"
+    found = _CHUNK.fullmatch(topic.removeprefix(prefix)) if topic.startswith(prefix) else None
+    return (found[1], int(found[2])) if found else None
 
 
 def site_of(root: str, topic: str) -> str | None:

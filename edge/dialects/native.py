@@ -18,6 +18,7 @@ QUALITY_OK: Final = "ok"
 QUALITY_ARRIVAL_TIME: Final = "arrival_time"
 MAX_ITEMS: Final = 10_000
 _MAX_PERIOD_S: Final = 86_400
+MAX_PERIOD_US: Final = _MAX_PERIOD_S * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)

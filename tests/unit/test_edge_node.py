@@ -1,6 +1,7 @@
 """The edge node through its one door: readings in, forecasts, scores, record rows and dead letters out."""
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.effects import AckedArrived, Commit, ForecastsConfirmed, RawMessage, ReadingsArrived, Tick
+from edge.store import Store
 from shared.clock import HOUR_US, iso
+from shared.errors import StateError
 from shared.messages import Acked, Uplink
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
@@ -121,6 +124,8 @@ def test_before_the_queue_of_an_outage_has_come_no_meter_counts_as_silent(tmp_pa
     desk.send(*[("m1", reading(hour, 2.0)) for hour in range(1, 30)], wall_us=back_us, tick=False)
     desk.tell(Tick(caught_up=False), back_us)
     assert _load_of(desk, "m1", 30) == [1.0] + [2.0] * 29
+    assert len(desk.of_topic("forecasts/m1")) == 1
+    desk.tell(Tick(caught_up=True), back_us)
     assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(back_us - 1)
 
 
@@ -268,31 +273,117 @@ def test_a_ledger_that_has_parted_from_centrals_goes_on_under_a_new_epoch_and_lo
     assert desk.store.outbox_index()[-1][0] == desk.node.uplink.next_seq - 1
 
 
-READINGS = st.lists(
-    st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 10), st.integers(0, 3)),
-    unique_by=lambda r: (r[0], r[1]),
-    max_size=20,
+def test_readings_without_ts_in_one_batch_are_each_kept_and_a_redelivered_packet_is_not(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    packets = [(mid, b'{"value": %d, "unit": "kW"}' % value) for mid, value in ((1, 5), (2, 5), (3, 6))]
+    topic = "metercast/desk/readings/m1"
+
+    def deliver(dup: bool) -> None:
+        batch = tuple(RawMessage(topic, body, len(body), mid=mid, dup=dup) for mid, body in packets)
+        desk.tell(ReadingsArrived(batch), START_US)
+
+    deliver(dup=False)
+    assert [row["value"] for row in desk.rows("readings")] == [5, 5, 6]
+    desk.restart()  # killed between the commit and the acknowledgement
+    deliver(dup=True)
+    assert [row["value"] for row in desk.rows("readings")] == [5, 5, 6]
+    deliver(dup=False)  # the packet ids come around again
+    assert len({row["ts_us"] for row in desk.rows("readings")}) == 6
+
+
+def test_a_register_read_every_few_hours_fills_the_hours_between_as_training_does(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    for hour in range(0, 13, 3):
+        now_us = START_US + hour * HOUR_US + 600_000_000
+        counter = {"ts": iso(START_US + hour * HOUR_US), "value": 100.0 + hour, "unit": "kWh", "kind": "register"}
+        desk.send(("m1", counter), wall_us=now_us)
+    assert _load_of(desk, "m1", 12) == [1.0] * 12
+    desk.restart()
+    assert _load_of(desk, "m1", 12) == [1.0] * 12
+
+
+@pytest.mark.parametrize("ts", [1e15, -1e15, "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+14:00"])
+def test_an_absurd_instant_is_a_dead_letter_and_the_edge_lives(desk: EdgeAtDesk, ts: object) -> None:
+    desk.send(("m1", reading(0, 1.0, ts=ts)))
+    desk.send(("m1", reading(0, 1.0)), ("m1", reading(1, 1.0, ts=ts)))
+    assert len(desk.dead_letters) == 2
+    assert len(desk.rows("readings")) == 1
+
+
+def test_the_first_reading_cannot_begin_the_event_clock_far_in_the_future(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", reading(0, 1.0, ts="2099-01-01T00:00:00Z")), ("m1", reading(0, 1.0)))
+    assert "ten years ahead" in desk.dead_letters[0]["reason"]
+    assert len(desk.rows("readings")) == 1
+
+
+def test_a_long_list_of_refused_readings_is_answered_with_few_letters_that_count_them_all(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", reading(0, 1.0)))
+    desk.send(("m1", [reading(0, 1.0, ts=f"{1971 + n % 30}-01-01T00:00:{n // 30:02}Z") for n in range(500)]))
+    assert sum(letter["count"] for letter in desk.dead_letters) == 500
+    assert len(desk.dead_letters) <= 21
+    assert max(len(letter["payload"]) for letter in desk.dead_letters) < 200
+
+
+def test_a_second_edge_on_the_same_folder_is_refused_in_a_sentence(desk: EdgeAtDesk) -> None:
+    with pytest.raises(StateError, match="in use by another edge"):
+        Store(desk.folder)
+
+
+JUNK = st.fixed_dictionaries(
+    {},
+    optional={
+        "ts": st.none() | st.integers() | st.floats() | st.datetimes().map(str) | st.text(max_size=8),
+        "value": st.none() | st.integers() | st.floats() | st.text(max_size=3),
+        "unit": st.sampled_from(["kW", "Wh", "kWh", "x", 1]),
+        "kind": st.sampled_from(["power", "energy", "register", "x", None]),
+        "period_s": st.none() | st.floats() | st.integers(-1, 90_000),
+    },
 )
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(JUNK | st.lists(JUNK, max_size=3) | st.binary(max_size=12), max_size=6))
+def test_whatever_meters_send_the_node_answers_and_lives(
+    tmp_path_factory: pytest.TempPathFactory, contents: list[object]
+) -> None:
+    desk = EdgeAtDesk(tmp_path_factory.mktemp("junk") / "edge")
+    desk.send(*[(f"m{n % 2}", content) for n, content in enumerate(contents)])
+    desk.store.close()
+
+
+MINUTES = st.integers(0, 40).map(lambda quarter: quarter * 15)
+STREAMS = st.lists(st.tuples(MINUTES, st.integers(0, 30)), unique_by=lambda row: row[0], max_size=20)
+
+
+def _of_kind(kind: str, minute: int, value: int) -> dict[str, object]:
+    ts = iso(START_US + minute * 60_000_000)
+    match kind:
+        case "power":
+            return {"ts": ts, "value": value, "unit": "kW"}
+        case "register":
+            return {"ts": ts, "value": value, "unit": "kWh", "kind": "register"}
+        case _:
+            return {"ts": ts, "value": value, "unit": "kWh", "kind": "energy", "period_s": 900 * (1 + value % 8)}
+
+
 @settings(max_examples=40, deadline=None)
-@given(READINGS, st.randoms(use_true_random=False), st.integers(1, 7))
+@given(st.sampled_from(["power", "energy", "register"]), STREAMS, st.randoms(use_true_random=False), st.integers(1, 7))
 def test_any_order_repetition_and_batching_within_lateness_gives_the_same_intervals(
-    tmp_path_factory: pytest.TempPathFactory, clean: list[tuple[str, int, int]], random: object, size: int
+    tmp_path_factory: pytest.TempPathFactory, kind: str, clean: list[tuple[int, int]], random: Random, size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("edge")
-    frame = [("a", -1, 1), ("b", -1, 1)]  # both meters have begun; lateness holds all of it
-    finish = [("a", 12, 1), ("b", 12, 1)]
     shuffled = clean + clean[: len(clean) // 2]
-    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis's Random
+    random.shuffle(shuffled)
     loads = []
-    for name, middle in (("clean", sorted(clean, key=lambda r: r[1])), ("shuffled", shuffled)):
-        desk = EdgeAtDesk(folder / name, settings=("grid.lateness=24h",))
-        stream = [*frame, *middle, *finish]
+    for name, middle in (("clean", sorted(clean)), ("shuffled", shuffled)):
+        desk = EdgeAtDesk(folder / name, settings=("grid.lateness=48h",))
+        stream = [(-60, 1), *middle, (15 * 60, 31)]
         for start in range(0, len(stream), size):
-            desk.send(*[(meter, reading(hour, value)) for meter, hour, value in stream[start : start + size]])
-        loads.append([_load_of(desk, meter, 12) for meter in ("a", "b")])
+            desk.send(*[("m1", _of_kind(kind, *row)) for row in stream[start : start + size]])
+        loads.append(_load_of(desk, "m1", 14))
         rows = {(r["meter_id"], r["ts_us"], r["value"], r["quality"]) for r in desk.rows("readings")}
-        assert len(rows) == len(clean) + 4
+        assert len(rows) == len(clean) + 2
+        desk.restart()
+        assert np.array_equal(_load_of(desk, "m1", 14), loads[-1], equal_nan=True)
         desk.store.close()
     np.testing.assert_array_equal(loads[0], loads[1])

@@ -21,6 +21,24 @@ def test_at_most_the_window_is_under_way_and_the_unanswered_go_again() -> None:
     assert _due(ledger, 20) == [3]
 
 
+def test_each_sending_without_an_answer_doubles_the_wait_and_an_answer_resets_it() -> None:
+    ledger = _ledger(1)
+    sent = [second for second in range(200) if _due(ledger, second)]
+    assert sent == [0, 20, 60, 140]
+    ledger.on_acked(Acked(epoch="e1", seq=0, at=""))
+    assert _due(ledger, 200) == [1]
+
+
+def test_an_old_ack_that_comes_again_parts_nobody() -> None:
+    ledger = _ledger(6)
+    early, late = Acked(epoch="e1", seq=2, missing=[(3, 4)], at=""), Acked(epoch="e1", seq=5, at="")
+    for acked in (early, late, early, late):
+        assert not ledger.disowned_by(acked)
+        ledger.on_acked(acked)
+    assert ledger.disowned_by(Acked(epoch="e1", seq=0, missing=[(1, 5)], at=""))
+    assert ledger.disowned_by(Acked(epoch="e1", seq=7, at=""))
+
+
 def test_what_central_misses_is_sent_at_once() -> None:
     ledger = _ledger(3)
     _due(ledger, 0)
