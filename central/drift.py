@@ -127,6 +127,7 @@ class DriftWatch:
 
     def __init__(self, params: DriftParams, *, step_s: int) -> None:
         self._params = params
+        self._lead = params.lead // timedelta(seconds=step_s)  # scores name their lead in steps
         self._least_count = COUNTED_SHARE * 86_400 / step_s
         self._sites: dict[str, _Site] = {}
 
@@ -146,7 +147,7 @@ class DriftWatch:
         for lead, role, rung, version, meter, valid_us, y_kw, forecast_kw in zip(
             *(scores[name] for name in names), strict=True
         ):
-            if lead != self._params.lead or role != "champion" or rung != "champion":
+            if lead != self._lead or role != "champion" or rung != "champion":
                 continue
             if y_kw is None or forecast_kw is None or version is None or version < watched.version:
                 continue

@@ -202,7 +202,9 @@ class CriteriaParams(Section):
 class TrainingParams(Section):
     """When and how models are trained."""
 
-    scope: Literal["fleet", "site"] = Field("fleet", description="fleet: one model from all sites; site, one for each, is not built yet")
+    scope: Literal["fleet", "site"] = Field(
+        "fleet", description="fleet: one model from all sites; site is not built yet"
+    )
     min_history: Duration = Field(
         timedelta(days=21), description="history half of the meters need before the first training"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from river.drift import DummyDriftDetector
 
 from central.drift import DriftSeen, DriftWatch, MeterDetector, adwin, changed_days_ago
+from edge.scoring import scored_leads
 from shared.clock import DAY_US, HOUR_US
 from shared.params import DriftParams
 
@@ -163,3 +165,19 @@ def test_days_with_few_scores_do_not_count() -> None:
         watch.take("s", {name: column[:6] for name, column in part.items()})
     assert watch.standing == {}
     assert watch._sites["s"].meters == {}
+
+
+@pytest.mark.parametrize("minutes", [15, 30, 60])
+@pytest.mark.parametrize("hours", [1, 6, 24, 48])
+def test_the_watched_lead_is_one_that_is_scored_at_every_step(minutes: int, hours: int) -> None:
+    step_s = minutes * 60
+    lead = hours * 60 // minutes
+    assert lead in scored_leads(step_s, horizon_steps=48 * 60 // minutes)
+    watch = DriftWatch(DriftParams(lead=timedelta(hours=hours)), step_s=step_s)
+    per_hour = 60 // minutes
+    rows = scores(4, 0, np.full(4, 0.2), lead=lead)
+    for day in range(10):
+        for part in range(per_hour):
+            shifted = [us + day * DAY_US + part * minutes * 60_000_000 for us in rows["valid_us"]]
+            watch.take("s", rows | {"valid_us": shifted})
+    assert len(watch._sites["s"].meters) == 4

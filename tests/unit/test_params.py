@@ -61,6 +61,8 @@ def test_lists_can_be_set_with_commas() -> None:
         ("site: 001", "site: 1 is not text; put it in quotes"),
         ("site: artifacts", "site: expected 1 to 64"),
         ("calendar: {zone: Europe/Lundon}", "'Europe/Lundon' is no IANA time zone"),
+        ("drift: {lead: 3h}", "drift.lead: expected 1h, 6h, 24h or 48h"),
+        ("drift: {lead: 24}", "drift.lead: 24 has no unit"),
         ("forecast: {quantiles: [0.9, 0.1]}", "forecast: quantiles must ascend"),
         ("edge: {batch: 5000}", "mqtt.receive_maximum 2000 is below edge.batch 5000"),
         ("- a list", "expected keys and values at the top"),
