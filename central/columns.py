@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from shared.clock import LATEST_US
 from shared.messages import Uplink
 
 log = logging.getLogger(__name__)
@@ -155,8 +157,17 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
         except (pa.ArrowTypeError, pa.ArrowInvalid):  # lists and objects are told as JSON
             return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
     if pa.types.is_timestamp(kind):
-        return pa.array(values, pa.int64()).cast(kind)
+        return _instants(values).cast(kind)
     return pa.array(values, kind)
+
+
+def _instants(values: list[Any]) -> pa.Array:
+    """As `shared.clock.parse_instant_us` bounds them, so that every instant in a table can be told as text."""
+    instants = pa.array(values, pa.int64())
+    bounds = pc.min_max(instants).as_py()
+    if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < LATEST_US:
+        raise ValueError("an instant that is not between 1970 and 9998")
+    return instants
 
 
 def _months(ts: pa.Array) -> pa.Array:

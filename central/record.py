@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -64,8 +63,8 @@ class Record:
                 raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
     def recorded_seq(self, site: str, epoch: str) -> int:
-        """The highest batch of an epoch in the record, 0 when there is none."""
-        return self._table("readings").transaction_version(_app_id(site, epoch)) or 0
+        """The highest batch of an epoch in the record, 0 when there is none; raises RecordError."""
+        return self._seq("readings", site, epoch)
 
     def append(self, batches: Sequence[Uplink]) -> int:
         """Commit `batches`, which continue their epochs without a gap, once each; returns the record's version.
@@ -139,12 +138,16 @@ class Record:
             raise RecordError(f"record {self._path(name)}{at}: {_first_line(error)}") from error
 
     def _unwritten(self, name: str, batches: Iterable[Uplink]) -> list[Uplink]:
-        table = self._table(name)
-        known = {
-            (batch.site, batch.epoch): table.transaction_version(_app_id(batch.site, batch.epoch)) or 0
-            for batch in batches
-        }
+        known = {key: self._seq(name, *key) for key in {(batch.site, batch.epoch) for batch in batches}}
         return [batch for batch in batches if batch.seq > known[batch.site, batch.epoch]]
+
+    def _seq(self, name: str, site: str, epoch: str) -> int:
+        table = self._table(name)
+        try:
+            return table.transaction_version(_app_id(site, epoch)) or 0
+        except _FOREIGN as error:
+            self._tables.pop(name, None)
+            raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
     def _write(self, name: str, rows: pa.Table, batches: Iterable[Uplink]) -> None:
         newest: dict[str, int] = {}
@@ -217,8 +220,3 @@ def _sortable(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def default_uri(record_uri: str, work_dir: Path) -> str:
-    """The record's place: the parameter, or `record` in the work folder."""
-    return record_uri or str(work_dir / "record")
