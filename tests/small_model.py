@@ -22,12 +22,12 @@ DAY_US = 86_400_000_000
 
 
 @cache
-def small_model(seed: int = 1) -> tuple[bytes, Golden]:
+def small_model(seed: int = 1, trees: int = 10) -> tuple[bytes, Golden]:
     """An ONNX graph of few trees, and its golden rows."""
     panel = panel_from_file(HOUSEHOLDS, aggregate="sum")
     until_us = panel.start_us + 42 * DAY_US
     calendar = Calendar("Europe/London", "GB")
-    recipe = Recipe(trees=10, rows_cap=6_000, seed=seed)
+    recipe = Recipe(trees=trees, rows_cap=6_000, seed=seed)
     artifact = to_onnx(train(panel.until(until_us), until_us=until_us, recipe=recipe, calendar=calendar))
     meters, origins_us = all_pairs(panel, np.array([until_us]))
     rows = feature_matrix(panel.windows(meters, origins_us), origins_us, np.arange(1, 49), calendar=calendar).x
@@ -61,7 +61,7 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
     return Manifest(**(content | claims))
 
 
-def small_manifest(version: int = 1, seed: int = 1, **claims: Any) -> tuple[Manifest, list[bytes]]:
+def small_manifest(version: int = 1, seed: int = 1, trees: int = 10, **claims: Any) -> tuple[Manifest, list[bytes]]:
     """A true manifest of the small model, and its chunks."""
-    artifact, golden = small_model(seed)
+    artifact, golden = small_model(seed, trees)
     return manifest_of(artifact, golden, version, **claims), pack(artifact)[1]

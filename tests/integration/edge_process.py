@@ -107,8 +107,13 @@ class Watcher:
         return [json.loads(body) for name, body in self.seen if name == f"metercast/{SITE}/{topic}" and body]
 
     def wait(self, topic: str, enough: Callable[[list[dict[str, Any]]], bool], what: str) -> list[dict[str, Any]]:
-        """Wait until a topic has said enough."""
-        wait_for(lambda: enough(self.of_topic(topic)), what)
+        """Wait until a topic has said something, and enough."""
+
+        def said_enough() -> bool:
+            seen = self.of_topic(topic)
+            return bool(seen) and enough(seen)
+
+        wait_for(said_enough, what)
         return self.of_topic(topic)
 
 

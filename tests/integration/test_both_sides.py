@@ -42,9 +42,7 @@ def test_every_reading_is_in_the_record_once_or_a_dead_letter_though_both_sides_
             if hour in (20, 50):
                 central.end(signal.SIGKILL)
                 central.start()
-        meters.wait(
-            "forecasts/m3", lambda seen: bool(seen) and seen[-1]["origin"] == origin(HOURS), "the last forecast"
-        )
+        meters.wait("forecasts/m3", lambda seen: seen[-1]["origin"] == origin(HOURS), "the last forecast")
         meters.wait(
             "status", lambda seen: seen[-1]["outbox"] == 0 and seen[-1]["watermark"] == origin(HOURS - 1), "acks"
         )

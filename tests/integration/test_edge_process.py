@@ -82,9 +82,7 @@ def test_killed_at_random_instants_the_edge_misses_no_origin_and_records_each_re
             edge.kill()
             edge.start()
     for meter in ("m1", "m2"):
-        seen = watcher.wait(
-            f"forecasts/{meter}", lambda seen: bool(seen) and seen[-1]["origin"] == origin(hours), "the last forecast"
-        )
+        seen = watcher.wait(f"forecasts/{meter}", lambda seen: seen[-1]["origin"] == origin(hours), "the last forecast")
         assert {forecast["origin"] for forecast in seen} == {origin(hour) for hour in range(1, hours + 1)}
     edge.kill()
     assert _recorded(edge) == sorted((m, reading(h, 0)["ts"], h + 0.25) for m in ("m1", "m2") for h in range(hours))
@@ -169,16 +167,25 @@ def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_sto
     watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "a forecast all the same")
 
 
-def test_metrics_are_served_for_prometheus_and_memory_stays_below_150_mb(
+def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metrics_are_served(
     broker: Broker, tmp_path: Path, watcher: Watcher
 ) -> None:
     port = free_port()
-    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=(f"edge.metrics_port={port}",))
+    settings = (f"edge.metrics_port={port}", "edge.publish_shadow=true", "calendar.zone=Europe/London")
+    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=settings)
     edge.start()
     try:
         for meter in range(24):
-            watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 5)])
-        watcher.wait("forecasts/m23", lambda seen: bool(seen) and seen[-1]["origin"] == origin(120), "forecasts")
+            watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 4)])
+        old, new = small_manifest(version=1, trees=120), small_manifest(version=2, seed=2, trees=120)
+        _publish_model(watcher, Desired(champion=old[0]), old[0].sha256, old[1])
+        watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the first model")
+        _publish_model(watcher, Desired(champion=new[0], challenger=old[0]), new[0].sha256, new[1])
+        watcher.wait("models/reported", lambda seen: bool(seen[-1]["challenger"]), "both models")
+        for hour in range(24 * 4, 24 * 5):
+            for meter in range(24):
+                watcher.send(f"m{meter}", reading(hour, 1.0 + hour % 24))
+        watcher.wait("shadow/m23", lambda seen: seen[-1]["origin"] == origin(120), "shadow forecasts")
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
         assert 'metercast_readings_total{result="accepted"} 2880.0' in text
         assert "metercast_meters 24.0" in text
@@ -224,7 +231,7 @@ def test_replay_publishes_a_file_as_its_meters_would_and_says_how_many(
     more = (str(file), "--unit", "kWh", "--kind", "energy", "--period", "1h", "--speed", "max")
     done = subprocess.run(edge.arguments("replay", *more), cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "20 readings published\n"
-    watcher.wait("forecasts/m2", lambda seen: bool(seen) and seen[-1]["origin"] == origin(10), "the last forecast")
+    watcher.wait("forecasts/m2", lambda seen: seen[-1]["origin"] == origin(10), "the last forecast")
 
 
 def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProcess, tmp_path: Path) -> None:
@@ -234,6 +241,23 @@ def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProces
     ill = subprocess.run(lost.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert ill.returncode == ExitCode.FAILED
     assert "MEND broker" in ill.stdout
+
+
+def test_forecasts_made_while_the_broker_is_away_are_confirmed_after_it_returns(
+    edge: EdgeProcess, watcher: Watcher, broker: Broker
+) -> None:
+    edge.start()
+    for round_ in range(3):
+        for hour in range(10):
+            for meter in range(20):
+                watcher.connection.publish(
+                    f"metercast/{SITE}/readings/m{meter}", json.dumps(reading(10 * round_ + hour, 1.0)).encode()
+                )
+        broker.stop()  # with a batch in hand
+        broker.start()
+        wait_for(lambda: watcher.connection.connected, "the watcher to be back")
+    for meter in range(20):
+        watcher.wait(f"forecasts/m{meter}", lambda seen: seen[-1]["origin"] == origin(30), "origin 30")
 
 
 def test_the_broker_restarting_is_ridden_out(edge: EdgeProcess, watcher: Watcher, broker: Broker) -> None:
