@@ -24,6 +24,7 @@ from central.rollout import (
     Refused,
     Rollout,
     RolloutState,
+    SetAliases,
     Swapped,
 )
 from central.telemetry import CentralMetrics
@@ -95,9 +96,13 @@ class Delivery:
         A broker that was killed has forgotten what was retained since it last saved.
         """
         connects = self._connection.connects
-        if self._refreshed is None or wall - self._refreshed >= REFRESH_EVERY or connects != self._refreshed_on_connect:
-            self._refreshed, self._refreshed_on_connect = wall, connects
-            self.handle(Refresh(), wall=wall, event_us=event_us)
+        old = self._refreshed is None or wall - self._refreshed >= REFRESH_EVERY
+        if not old and connects == self._refreshed_on_connect:
+            return
+        if old:
+            self._refreshed = wall
+        self._refreshed_on_connect = connects
+        self.handle(Refresh(registry=old), wall=wall, event_us=event_us)
 
     def take_approvals(self, *, wall: datetime, event_us: int | None) -> list[Effect]:
         """Act on what `central models approve` left."""
@@ -124,6 +129,7 @@ class Delivery:
                 self._publish_chunks(sha256, [b""] * chunks)
             case Promoted(version, predecessor):
                 self._journal.write("pushed", wall=wall, event_us=event_us, version=version, predecessor=predecessor)
+            case SetAliases(version, predecessor):
                 self._jobs.errand("models", "promote", str(version), *([str(predecessor)] if predecessor else []))
             case Swapped(site, version):
                 self._journal.write("swapped", wall=wall, event_us=event_us, site=site, version=version)

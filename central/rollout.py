@@ -48,7 +48,12 @@ class ReportArrived:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Say everything again: at the start, and before the chunks on the broker expire."""
+    """Say everything again: at the start, at each connect, and before the chunks on the broker expire.
+
+    `registry` says it to the registry as well, which forgets nothing, but may never have been told.
+    """
+
+    registry: bool = True
 
 
 Event: TypeAlias = CandidateAccepted | Approved | SiteSeen | ReportArrived | Refresh
@@ -79,7 +84,15 @@ class ClearArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """The desired champion changed: aliases in the registry should tell so."""
+    """The desired champion changed."""
+
+    version: int
+    predecessor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAliases:
+    """The registry's aliases should tell who is champion and who challenger."""
 
     version: int
     predecessor: int | None
@@ -101,7 +114,7 @@ class Refused:
     refusal: Refusal
 
 
-Effect: TypeAlias = PublishArtifact | PublishDesired | ClearArtifact | Promoted | Swapped | Refused
+Effect: TypeAlias = PublishArtifact | PublishDesired | ClearArtifact | Promoted | SetAliases | Swapped | Refused
 
 
 class RolloutState(BaseModel):
@@ -112,6 +125,7 @@ class RolloutState(BaseModel):
     schema_: Literal[1] = Field(1, alias="schema")
     champion: Manifest | None = None
     challenger: Manifest | None = None
+    dropped: Manifest | None = None
     waiting: list[Manifest] = []
     sites: dict[str, Reported | None] = {}
 
@@ -134,8 +148,9 @@ class Rollout:
                 return self._on_site(site)
             case ReportArrived(site, reported):
                 return [*self._on_site(site), *self._on_report(site, reported)]
-            case Refresh():
-                return [*self._artifacts(), *self._desired_for(list(self.state.sites))]
+            case Refresh(registry):
+                told = [*self._artifacts(), *self._desired_for(list(self.state.sites)), *self._cleared()]
+                return [*told, *self._aliases()] if registry else told
             case _:
                 assert_never(event)
 
@@ -150,17 +165,16 @@ class Rollout:
         manifest = next((known for known in self.state.waiting if known.version == version), None)
         if manifest is None:
             return []
-        before = self._wanted()
+        self.state.dropped = self.state.challenger
         self.state.challenger, self.state.champion = self.state.champion, manifest
         self.state.waiting = [known for known in self.state.waiting if known.version > version]
-        wanted = self._wanted()
-        dropped = [ClearArtifact(sha256, known.chunks) for sha256, known in before.items() if sha256 not in wanted]
         predecessor = self.state.challenger.version if self.state.challenger else None
         return [
             PublishArtifact(manifest.sha256),
             *self._desired_for(list(self.state.sites)),
-            *dropped,
+            *self._cleared(),
             Promoted(version, predecessor),
+            *self._aliases(),
         ]
 
     def _on_site(self, site: str) -> list[Effect]:
@@ -189,6 +203,18 @@ class Rollout:
 
     def _artifacts(self) -> list[Effect]:
         return [PublishArtifact(sha256) for sha256 in self._wanted()]
+
+    def _cleared(self) -> list[Effect]:
+        """Whatever was dropped last: to clear it once more does no harm, and a kill may have come before the first."""
+        dropped = self.state.dropped
+        if dropped is None or dropped.sha256 in self._wanted():
+            return []
+        return [ClearArtifact(dropped.sha256, dropped.chunks)]
+
+    def _aliases(self) -> list[Effect]:
+        if self.state.champion is None:
+            return []
+        return [SetAliases(self._version, self.state.challenger.version if self.state.challenger else None)]
 
     def _desired_for(self, sites: Sequence[str]) -> list[Effect]:
         if self.state.champion is None:

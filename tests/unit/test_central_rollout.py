@@ -16,6 +16,7 @@ from central.rollout import (
     ReportArrived,
     Rollout,
     RolloutState,
+    SetAliases,
     SiteSeen,
     Swapped,
 )
@@ -51,6 +52,7 @@ def test_the_artifact_is_on_the_wire_before_any_site_is_told() -> None:
         PublishArtifact(f"{1:064x}"),
         PublishDesired("a", Desired(champion=manifest(1))),
         Promoted(1, None),
+        SetAliases(1, None),
     ]
 
 
@@ -61,7 +63,7 @@ def test_the_predecessor_goes_on_in_shadow_and_the_one_before_is_cleared() -> No
         machine.handle(CandidateAccepted(manifest(version)))
     effects = machine.handle(CandidateAccepted(manifest(3)))
     assert PublishDesired("a", Desired(champion=manifest(3), challenger=manifest(2))) in effects
-    assert effects[-2:] == [ClearArtifact(f"{1:064x}", 1), Promoted(3, 2)]
+    assert effects[-3:] == [ClearArtifact(f"{1:064x}", 1), Promoted(3, 2), SetAliases(3, 2)]
 
 
 def test_a_site_that_is_new_is_told_once_what_to_run() -> None:
@@ -112,5 +114,29 @@ def test_a_restart_goes_on_from_its_state_and_says_everything_again() -> None:
         PublishArtifact(f"{2:064x}"),
         PublishArtifact(f"{1:064x}"),
         PublishDesired("a", Desired(champion=manifest(2), challenger=manifest(1))),
+        SetAliases(2, 1),
     ]
     assert again.handle(CandidateAccepted(manifest(2))) == []
+
+
+def test_what_a_kill_cut_off_after_the_state_was_kept_is_made_up_for() -> None:
+    machine = rollout()
+    for version in (1, 2, 3):
+        machine.handle(CandidateAccepted(manifest(version)))
+    kept = machine.state.model_dump_json(by_alias=True)
+    again = Rollout(RolloutState.model_validate_json(kept), approval="auto").handle(Refresh())
+    assert again[-2:] == [ClearArtifact(f"{1:064x}", 1), SetAliases(3, 2)]
+
+
+def test_an_artifact_that_is_wanted_again_is_not_cleared() -> None:
+    machine = rollout()
+    same = manifest(3).model_copy(update={"sha256": manifest(1).sha256})
+    for made in (manifest(1), manifest(2), same):
+        effects = machine.handle(CandidateAccepted(made))
+    assert not any(isinstance(effect, ClearArtifact) for effect in [*effects, *machine.handle(Refresh())])
+
+
+def test_a_mere_reconnect_does_not_trouble_the_registry() -> None:
+    machine = rollout()
+    machine.handle(CandidateAccepted(manifest(1)))
+    assert machine.handle(Refresh(registry=False)) == [PublishArtifact(f"{1:064x}")]
