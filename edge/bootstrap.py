@@ -136,7 +136,7 @@ def build(params: Params) -> Edge:
     connection = Connection(
         params.mqtt,
         client_id=f"metercast-edge-{params.site}",
-        filters=[topics.readings, topics.acked, topics.desired],
+        filters=[topics.readings, topics.acked, topics.desired, topics.status],
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )

@@ -219,7 +219,7 @@ class RoundMaker:
         quality = ForecastQuality.model_construct(
             history_h=steps * self._plan.step_s / 3600,
             completeness=round(steps / self._site.window.window_steps, 4),
-            flags=[],
+            flags=self._flags(result.rung[index] == 0),
         )
         return Forecast.model_construct(
             site=self._params.site,
@@ -233,8 +233,19 @@ class RoundMaker:
             quality=quality,
         )
 
+    def _flags(self, modelled: bool) -> list[str]:
+        """What a reader should know of the forecast's making."""
+        model = self._models.champion
+        ours = (self._params.calendar.zone, self._params.calendar.country)
+        foreign = modelled and model is not None and model.manifest.zone and _calendar_of(model) != ours
+        return ["model_of_another_calendar"] if foreign else []
+
     def _quantiles(self, load_kw: NDArray[np.float64]) -> dict[str, list[float]]:
         return {f"{level:g}": load_kw[:, k].tolist() for k, level in enumerate(self._plan.quantiles)}
+
+
+def _calendar_of(model: Predictor) -> tuple[str, str]:
+    return model.manifest.zone, model.manifest.country
 
 
 def _identity(model: Predictor | None) -> ModelIdentity | None:

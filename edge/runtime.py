@@ -32,6 +32,7 @@ from edge.effects import (
     Tick,
     Unsubscribe,
 )
+from edge.incumbent import LOOK_S, STATUS_EVERY_S, require_free, require_not_replaced
 from edge.metrics import serve
 from shared import __version__
 from shared.clock import to_us, wall_now
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 
 LINGER_S: Final = 0.05  # a batch that is not full waits this long for more: one sync to disk serves them all
 IDLE_WAIT_S: Final = 0.2
-STATUS_EVERY_S: Final = 10.0
 UNCONFIRMED_AT_MOST: Final = 500  # they wait in memory: no forecasts are made beyond it until the broker confirms some
 COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
@@ -71,15 +71,21 @@ class Runtime:
         self._stop.set()
 
     def run(self) -> None:
-        """Serve until `stop`; raises BrokerUnreachable when the broker cannot be reached at first."""
+        """Serve until `stop`.
+
+        Raises BrokerUnreachable when the broker cannot be reached at first, SiteTaken when another edge is here.
+        """
+        require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
         self._connection.start()
         serve(self._edge)
         log.info("edge runs", extra={"site": self._edge.params.site, "meters": self._node.site.rows})
-        while not self._stop.is_set():
-            self._step()
-        self._say_offline()
-        self._connection.stop()
-        self._edge.store.close()
+        try:
+            while not self._stop.is_set():
+                self._step()
+            self._say_offline()
+        finally:
+            self._connection.stop()
+            self._edge.store.close()
 
     def _step(self) -> None:
         busy = self._node.busy and len(self._unconfirmed) < UNCONFIRMED_AT_MOST
@@ -116,6 +122,9 @@ class Runtime:
         if readings:
             self._handle(ReadingsArrived(tuple(map(_raw, readings))))
         for message in messages:
+            if message.topic == topics.status and message.payload:
+                edge = self._edge
+                require_not_replaced(message.payload, topics, instance=edge.instance, started_at=edge.started_at)
             event = self._control(message)
             if event is not None:
                 self._handle(event)
@@ -225,7 +234,9 @@ class Runtime:
         now_s = time.monotonic()
         reconnected = self._connection.connected and not self._was_connected
         self._was_connected = self._connection.connected
-        if self._connection.connected and (reconnected or now_s >= self._status_due_s):
+        if reconnected:  # first hear who else is here, then speak
+            self._status_due_s = now_s + LOOK_S
+        if self._connection.connected and now_s >= self._status_due_s:
             self._status_due_s = now_s + STATUS_EVERY_S
             self._connection.publish(self._node.topics.status, self._status().encode(), retain=True)
         if reconnected:  # a broker that was killed has forgotten what it retained since it last saved

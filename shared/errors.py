@@ -8,7 +8,8 @@
     ├── RecordError                the record cannot be read or written
     ├── StateError                 the edge's own state cannot be read or written
     ├── DataFileError              a file given on the command line cannot be used
-    └── BrokerUnreachable          no connection to the MQTT broker
+    ├── BrokerUnreachable          no connection to the MQTT broker
+    └── SiteTaken                  another edge serves this site
 
 Errors of other libraries become one of these at the edge of the module that owns the library.
 """
@@ -54,6 +55,10 @@ class BrokerUnreachable(MetercastError):
     """The MQTT broker does not answer or refuses us."""
 
 
+class SiteTaken(MetercastError):
+    """Another edge serves this site; the one that came second stops."""
+
+
 class ExitCode(IntEnum):
     """What a command's exit code means."""
 
@@ -62,6 +67,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # wrong arguments (argparse) or parameters
     BROKER_UNREACHABLE = 3  # the broker could not be reached
     REJECTED = 4  # a model was trained but did not meet the production criteria
+    SITE_TAKEN = 5  # another edge serves this site
     INTERRUPTED = 130  # Ctrl-C before the work was done
 
 
@@ -72,5 +78,7 @@ def exit_code_of(error: MetercastError) -> ExitCode:
             return ExitCode.USAGE
         case BrokerUnreachable():
             return ExitCode.BROKER_UNREACHABLE
+        case SiteTaken():
+            return ExitCode.SITE_TAKEN
         case _:
             return ExitCode.FAILED

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -241,6 +242,41 @@ def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProces
     ill = subprocess.run(lost.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert ill.returncode == ExitCode.FAILED
     assert "MEND broker" in ill.stdout
+
+
+def test_a_second_edge_of_the_site_stops_with_its_own_exit_code_and_the_first_is_not_disturbed(
+    edge: EdgeProcess, watcher: Watcher, broker: Broker, tmp_path: Path
+) -> None:
+    edge.start()
+    watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
+    second = EdgeProcess(tmp_path / "second", broker.port)
+    done = subprocess.run(second.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == ExitCode.SITE_TAKEN
+    assert done.stderr.splitlines()[-1].startswith(f"edge: site {SITE} is served by another edge")
+    watcher.send("m1", reading(0, 1.0))
+    watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "a forecast of the first")
+    assert {status["state"] for status in watcher.of_topic("status")} == {"online"}
+
+
+def test_an_edge_that_comes_back_to_a_younger_one_stops_and_the_younger_goes_on(
+    edge: EdgeProcess, watcher: Watcher, broker: Broker, tmp_path: Path
+) -> None:
+    edge.start()
+    watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGSTOP)  # cut off, as by a network that fails
+    ghost = Watcher(broker.port)
+    offline = {**watcher.of_topic("status")[-1], "state": "offline"}  # as its will would say in the end
+    ghost.connection.publish(f"metercast/{SITE}/status", json.dumps(offline).encode(), retain=True)
+    younger = EdgeProcess(tmp_path / "younger", broker.port)
+    younger.start()
+    edge.process.send_signal(signal.SIGCONT)
+    assert edge.process.wait(60) == ExitCode.SITE_TAKEN
+    assert "is served by another edge" in edge.log.read_text()
+    watcher.send("m1", reading(0, 1.0))
+    watcher.wait("forecasts/m1", lambda seen: len(seen) >= 1, "a forecast of the younger")
+    assert younger.stop() == ExitCode.OK
+    ghost.connection.stop()
 
 
 def test_forecasts_made_while_the_broker_is_away_are_confirmed_after_it_returns(

@@ -93,6 +93,14 @@ def test_a_desired_model_is_fetched_checked_swapped_in_and_reported(desk: EdgeAt
     assert all(a <= b <= c for a, b, c in zip(low, middle, high, strict=True))
 
 
+@pytest.mark.parametrize(("zone", "flags"), [("Europe/London", []), ("UTC", ["model_of_another_calendar"]), ("", [])])
+def test_a_model_trained_on_another_calendar_serves_and_the_forecast_says_so(
+    desk: EdgeAtDesk, zone: str, flags: list[str]
+) -> None:
+    _install(desk, *small_manifest(zone=zone))
+    assert _next_forecast(desk)["quality"]["flags"] == flags
+
+
 def test_no_origin_is_missed_across_a_swap(desk: EdgeAtDesk) -> None:
     manifest, chunks = small_manifest()
     before = len(desk.of_topic("forecasts/m1"))
