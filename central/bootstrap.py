@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,16 +22,18 @@ from central.record import Record
 from central.rollout import Rollout
 from central.runtime import CLIENT_ID, Central, filters
 from central.telemetry import CentralMetrics
-from central.trainings import Reason, Result, Training
+from central.trainings import Reason, Result, Training, trained_until_us
 from central.triggers import Triggers
 from central.work import WorkFolder, replace_bytes
+from shared.calendars import site_calendar
 from shared.clock import wall_now
-from shared.errors import ExitCode
+from shared.errors import ExitCode, ParamsError
 from shared.mqtt import Connection
 from shared.params import Params
 from shared.telemetry import serve_metrics
 
 if TYPE_CHECKING:
+    from central.candidate import Champion
     from central.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ def stop_on_signals() -> threading.Event:
 
 def run(params: Params) -> ExitCode:
     """Serve until SIGTERM or SIGINT. Raises MetercastError when a part cannot start."""
+    require_built(params)
     stop = stop_on_signals()
     work = work_folder(params)
     with work.held():
@@ -102,7 +106,7 @@ def _wire(
         root=root,
         event_clock=event_clock,
     )
-    oversight.rebuild(record)
+    oversight.rebuild(record, wall_now())
     intake = Intake(record, connection, metrics, root=root, event_clock=event_clock)
     return Central(root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery)
 
@@ -121,18 +125,36 @@ def mlflow_uri(params: Params) -> str:
 
 def train(params: Params, *, reason: Reason, until_us: int | None, out: Path | None) -> Result:
     """Train, judge and leave the result in the work folder, where `run` finds it."""
-    from central.candidate import Champion, Order, Workshop
+    from central.candidate import Order, Workshop
 
+    require_built(params)
     work, started = work_folder(params), wall_now()
     training = Training(out) if out is not None else new_training(work, reason, started)
-    manifest = load_rollout(work).champion
-    artifact = work.artifact(manifest.sha256).read_bytes() if manifest is not None else b""
-    champion = Champion(manifest, artifact) if manifest is not None else None
-    with ThreadPoolExecutor(1) as aside:  # MLflow takes seconds to import, LightGBM leaves the other core idle
+    champion = _champion(work)
+    lock = nullcontext() if out is not None else training.held()  # `run` holds the lock of what it starts
+    with lock, ThreadPoolExecutor(1) as aside:  # MLflow takes seconds to import, LightGBM leaves the other core idle
         registry = aside.submit(open_registry, params)
         workshop = Workshop(params, open_record(params), registry.result, champion)
         made = workshop.make(Order(training.id, reason, until_us, started))
-    if made.artifact is not None and made.result.manifest is not None:
-        replace_bytes(work.artifact(made.result.manifest.sha256), made.artifact)
-    training.finish(made.result)
+        if made.artifact is not None and made.result.manifest is not None:
+            replace_bytes(work.artifact(made.result.manifest.sha256), made.artifact)
+        training.finish(made.result)
     return made.result
+
+
+def _champion(work: WorkFolder) -> Champion | None:
+    """The model that serves, with what it was trained on; None when none does."""
+    from central.candidate import Champion
+
+    manifest = load_rollout(work).champion
+    if manifest is None:
+        return None
+    artifact = work.artifact(manifest.sha256).read_bytes()
+    return Champion(manifest, artifact, trained_until_us(work.trainings, manifest))
+
+
+def require_built(params: Params) -> None:
+    """Refuse what can be asked for and is not there yet; raises ParamsError."""
+    if params.training.scope != "fleet":
+        raise ParamsError(f"training.scope: {params.training.scope} is not built yet; only fleet")
+    site_calendar(params.calendar)

@@ -2,7 +2,8 @@
 
     record → panel → train before the holdout → judge on it → refit on all → ONNX, parity, golden rows → registry
 
-Invariant: what a candidate is judged on, it was not trained on. The refit has the same recipe, and is what serves.
+Invariant: what a candidate or the champion is judged on, it was not trained on. The refit has the same recipe, and is
+what serves.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from central.criteria import Limits, Score, judge
+from central.criteria import Duel, Limits, Score, judge
 from central.dataset import Panel, panel_from_record
 from central.evaluation import (
+    Forecaster,
     Windows,
     all_pairs,
     forecast_windows,
@@ -35,7 +37,7 @@ from central.record import Record
 from central.runs import LoggedRun, RunRecord
 from central.training import Recipe, TrainedModel, train
 from central.trainings import FLEET, Reason, Result
-from shared.calendars import Calendar
+from shared.calendars import site_calendar
 from shared.clock import HOUR_US, format_duration, iso, to_us
 from shared.errors import MetercastError
 from shared.features import SCHEMA_HASH, feature_matrix
@@ -57,10 +59,11 @@ LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 48))
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The model that serves, to be judged against."""
+    """The model that serves, to be judged against on what came after `until_us`: it was trained on all before."""
 
     manifest: Manifest
     artifact: bytes
+    until_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The held-out scores that decide."""
+    """The held-out scores that decide; `duel` is with the champion, and `unmatched` says why there is none."""
 
     candidate: Score
-    champion: Score | None
     naive: Score
+    duel: Duel | None
+    unmatched: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Workshop:
         self._record = record
         self._registry = registry
         self._champion = champion
-        self._calendar = Calendar(params.calendar.zone, params.calendar.country or None)
+        self._calendar = site_calendar(params.calendar)
         self._recipe = Recipe(
             leaves=params.training.leaves,
             trees=params.training.trees,
@@ -122,20 +126,20 @@ class Workshop:
         windows = self._holdout(panel, cutoff_us)
         with _said("judge on the holdout"):
             scores = self._scores(panel, model, windows)
-            verdict = judge(scores.candidate, scores.champion, scores.naive, self._limits())
+            verdict = judge(scores.candidate, scores.duel, scores.naive, self._limits())
             detail = self._detail(panel, model, windows)
         result = Result(
             id=order.id,
             reason=order.reason,
             outcome="accepted" if verdict.accepted else "rejected",
-            reasons=verdict.reasons,
+            reasons=[*verdict.reasons, *filter(None, [scores.unmatched])],
             started_at=iso(to_us(order.started)),
             until=iso(panel.end_us),
             record_version=record_version,
             trained_rows=model.trained_rows,
             meters=len(panel.meters),
             mase=scores.candidate.mase,
-            mase_champion=scores.champion.mase if scores.champion else None,
+            mase_champion=scores.duel.champion.mase if scores.duel else None,
             mase_naive=scores.naive.mase,
             coverage_80=scores.candidate.coverage_80,
         )
@@ -184,21 +188,29 @@ class Workshop:
         quantiles = self._params.forecast.quantiles
         naive = naive_forecaster(quantiles, season_h=168, step_s=panel.step_s)
         candidate = model_forecaster(model, self._calendar)
-        champion = self._champion_forecaster()
+        duel, unmatched = self._duel(panel, candidate, windows)
         return Scores(
             judged_score(panel, candidate, windows, quantiles),
-            judged_score(panel, champion, windows, champion.quantiles) if champion else None,
             judged_score(panel, naive, windows, quantiles),
+            duel,
+            unmatched,
         )
 
-    def _champion_forecaster(self) -> OnnxForecaster | None:
+    def _duel(self, panel: Panel, candidate: Forecaster, windows: Windows) -> tuple[Duel | None, str]:
+        """Candidate and champion on the windows that neither was trained on; else why there is no telling."""
         if self._champion is None:
-            return None
+            return None, ""
+        fresh = _chosen(windows, windows.origins_us >= self._champion.until_us)
+        if len(fresh) < self._limits().min_windows:
+            return None, f"it was not judged against the champion: only {len(fresh)} windows are new to that"
         try:
-            return OnnxForecaster(self._champion.artifact, calendar=self._calendar)
+            champion = OnnxForecaster(self._champion.artifact, calendar=self._calendar)
         except ValueError as error:  # made by another version of us: the new one has nothing to be compared with
-            log.warning("not judged against the champion", extra={"reason": str(error)})
-            return None
+            return None, f"it was not judged against the champion: {error}"
+        if champion.step_s != panel.step_s:
+            return None, f"it was not judged against the champion: that forecasts steps of {champion.step_s} s"
+        own = judged_score(panel, candidate, fresh, self._params.forecast.quantiles)
+        return Duel(own, judged_score(panel, champion, fresh, champion.quantiles)), ""
 
     def _limits(self) -> Limits:
         criteria = self._params.training.criteria
@@ -293,6 +305,8 @@ class Workshop:
             expires=iso(to_us(order.started + EXPIRES_AFTER)),
             features=list(model.features),
             schema_hash=SCHEMA_HASH,
+            zone=self._params.calendar.zone,
+            country=self._params.calendar.country,
             step_s=model.step_s,
             horizon_steps=model.horizon_steps,
             quantiles=list(model.quantiles),
@@ -317,8 +331,8 @@ class Workshop:
             "naive.mase": scores.naive.mase,
             "naive.wql": scores.naive.wql,
         }
-        if scores.champion is not None:
-            metrics |= {"champion.mase": scores.champion.mase, "champion.wql": scores.champion.wql}
+        if scores.duel is not None:
+            metrics |= {"champion.mase": scores.duel.champion.mase, "champion.wql": scores.duel.champion.wql}
         metrics |= {f"importance.{name}": share for name, share in list(model.importances.items())[:20]}
         settings = {
             "record_version": result.record_version,

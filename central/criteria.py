@@ -18,6 +18,14 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Duel:
+    """Candidate and champion on the same windows, which neither was trained on."""
+
+    candidate: Score
+    champion: Score
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a candidate must reach, on the same windows as those it is compared with.
 
@@ -40,11 +48,11 @@ class Verdict:
     reasons: list[str]
 
 
-def judge(candidate: Score, champion: Score | None, naive: Score, limits: Limits) -> Verdict:
-    """Judge a candidate against the running champion (if any) and weekly seasonal naive; a NaN fails its criterion."""
+def judge(candidate: Score, duel: Duel | None, naive: Score, limits: Limits) -> Verdict:
+    """Judge a candidate against weekly seasonal naive and the champion (if any); a NaN fails its criterion."""
     checks = [*_enough(candidate, limits), *_against("seasonal naive", candidate, naive, limits.max_vs_naive)]
-    if champion is not None:
-        checks += _against("the champion", candidate, champion, limits.max_vs_champion)
+    if duel is not None:
+        checks += _against("the champion", duel.candidate, duel.champion, limits.max_vs_champion)
     checks.append(_coverage(candidate, limits))
     checks.sort(key=lambda check: check[0])
     return Verdict(all(passed for passed, _ in checks), [sentence for _, sentence in checks])

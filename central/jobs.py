@@ -14,7 +14,7 @@ from typing import Final
 import yaml
 
 import central
-from central.trainings import Reason, Result, Training
+from central.trainings import Reason, Result, Training, trainings_in
 from central.work import WorkFolder, replace_text
 from shared.clock import iso, to_us
 from shared.errors import MetercastError
@@ -54,7 +54,6 @@ def own_environment() -> dict[str, str]:
 @dataclass(frozen=True, slots=True)
 class _Running:
     training: Training
-    reason: Reason
     process: subprocess.Popen[bytes]
 
 
@@ -66,37 +65,64 @@ class Jobs:
         self._work = work
         self._settings = work.root / "params.yaml"
         self._training: _Running | None = None
-        self._errands: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._orphans: list[Training] = []
+        self._errands: list[tuple[str, ...]] = []
+        self._errand: subprocess.Popen[bytes] | None = None
 
     @property
     def training(self) -> bool:
-        """Whether one runs."""
-        return self._training is not None
+        """Whether one runs, be it one that an earlier `run` started."""
+        return self._training is not None or bool(self._orphans)
+
+    def adopt(self, wall: datetime) -> None:
+        """Take on what an earlier `run` left without a result: it may be running on its own, or was cut short."""
+        left = [training for training in trainings_in(self._work.trainings) if not training.taken]
+        self._orphans = [training for training in left if training.runs]
+        for training in left:
+            if training not in self._orphans:
+                _close(training, "its process ended with that of central", wall)
 
     def train(self, reason: Reason, until_us: int, wall: datetime) -> Training:
-        """Start a training on what had ended by `until_us`."""
+        """Start a training on what had ended by `until_us`; it goes on if this process is killed."""
         training = new_training(self._work, reason, wall)
-        words = ["train", "--reason", reason, "--until", iso(until_us), "--out", str(training.folder)]
-        self._training = _Running(training, reason, self._start(words, training.log))
+        training.begin(reason, until_us)
+        words = ("train", "--reason", reason, "--until", iso(until_us), "--out", str(training.folder))
+        with training.held() as lock:
+            self._training = _Running(training, self._start(words, training.log, lock))
         return training
 
     def errand(self, *words: str) -> None:
-        """Start a small command; how it ends is logged."""
-        self._errands.append((" ".join(words), self._start(words, self._work.root / "errands.log")))
+        """Have a small command run, after those asked for before; how it ends is logged."""
+        self._errands.append(words)
+        self._go_on()
 
     def ended(self, wall: datetime) -> bool:
-        """Whether the training has ended since the last call; one that left no result gets one that says so."""
-        self._errands = [(name, process) for name, process in self._errands if not _finished(name, process)]
-        if self._training is None or self._training.process.poll() is None:
-            return False
-        ended, self._training = self._training, None
-        if ended.training.result() is None:
-            ended.training.finish(_failure(ended, wall))
-        return True
+        """Whether a training has ended since the last call; one that left no result gets one that says so."""
+        self._go_on()
+        gone = [training for training in self._orphans if not training.runs]
+        self._orphans = [training for training in self._orphans if training not in gone]
+        for training in gone:
+            _close(training, "it ended", wall)
+        if self._training is not None and self._training.process.poll() is not None:
+            ended, self._training = self._training, None
+            _close(ended.training, f"it ended with code {ended.process.returncode}", wall)
+            gone.append(ended.training)
+        return bool(gone) and not self.training
+
+    def _go_on(self) -> None:
+        """Start the next errand once none runs: two at once could tell the registry things in the wrong order."""
+        if self._errand is not None and (code := self._errand.poll()) is not None:
+            if code:
+                log.warning("errand failed", extra={"command": " ".join(self._errands[0]), "code": code})
+            self._errand = None
+            self._errands.pop(0)
+        if self._errand is None and self._errands:
+            self._errand = self._start(self._errands[0], self._work.root / "errands.log")
 
     def stop(self) -> None:
-        """End what runs; a training that is cut short leaves no result."""
-        running = [*(process for _, process in self._errands), *([self._training.process] if self._training else [])]
+        """End what this process started; a training that is cut short leaves no result."""
+        running = [self._errand] if self._errand is not None else []
+        running += [self._training.process] if self._training is not None else []
         for process in running:
             process.terminate()
         for process in running:
@@ -106,29 +132,32 @@ class Jobs:
                 process.kill()
                 process.wait()
 
-    def _start(self, words: list[str] | tuple[str, ...], log_file: Path) -> subprocess.Popen[bytes]:
+    def _start(self, words: tuple[str, ...], log_file: Path, *kept: int) -> subprocess.Popen[bytes]:
         settings = self._params.model_dump(mode="json", by_alias=True)
         replace_text(self._settings, yaml.safe_dump(settings, sort_keys=False))
         command = own_command(*words, "--params", str(self._settings), "--nice")
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as sink:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=own_environment())
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=own_environment(), pass_fds=kept
+            )
 
 
-def _finished(name: str, errand: subprocess.Popen[bytes]) -> bool:
-    code = errand.poll()
-    if code:
-        log.warning("errand failed", extra={"command": name, "code": code})
-    return code is not None
-
-
-def _failure(ended: _Running, wall: datetime) -> Result:
-    words = ended.training.log.read_text(errors="replace").strip().splitlines()
+def _close(training: Training, how: str, wall: datetime) -> None:
+    """Give a training that is over, and left no result, one that tells its last words."""
+    try:
+        if training.result() is not None:
+            return
+    except MetercastError:
+        return  # whoever takes results says so
+    words = training.log.read_text(errors="replace").strip().splitlines() if training.log.exists() else []
     said = words[-1][:LAST_WORDS] if words else "it said nothing"
-    return Result(
-        id=ended.training.id,
-        reason=ended.reason,
+    begun = training.begun()
+    failure = Result(
+        id=training.id,
+        reason=begun[0] if begun is not None else "command",
         outcome="failed",
-        reasons=[f"the training ended with code {ended.process.returncode}: {said}"],
+        reasons=[f"{how}: {said}"],
         started_at=iso(to_us(wall)),
     )
+    training.finish(failure)

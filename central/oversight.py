@@ -17,7 +17,7 @@ from central.jobs import Jobs
 from central.journal import Journal
 from central.record import Record
 from central.telemetry import CentralMetrics
-from central.trainings import Result, results_in
+from central.trainings import Result, results_in, starts_in, trained_until_us
 from central.triggers import Coverage, Triggers
 from central.work import WorkFolder
 from shared.clock import DAY_US, iso, parse_instant_us, to_us
@@ -62,8 +62,8 @@ class Oversight:
         self._event_us: int | None = None
         self._champion_version = 0
 
-    def rebuild(self, record: Record) -> None:
-        """Learn from the record what a restart forgot."""
+    def rebuild(self, record: Record, wall: datetime) -> None:
+        """Learn from the record and the work folder what a restart forgot."""
         spans = record.spans().cast(_SPANS)
         for row in zip(*(spans[name].to_pylist() for name in spans.column_names), strict=True):
             self._coverage.add(*row)
@@ -72,8 +72,9 @@ class Oversight:
         scores = record.scores(since_us=since_us)
         for site in pc.unique(scores["site"]).to_pylist():
             self._watch_scores(site, scores.filter(pc.field("site") == site))
-        starts = [parse_instant_us(result.until) for _, result in results_in(self._work.trainings) if result.until]
-        self._triggers.last_start_us = max(starts, default=None)
+        self._jobs.adopt(wall)
+        self._triggers.last_start_us = max(starts_in(self._work.trainings), default=None)
+        self._triggers.running = self._jobs.training
         self._notice_champion(restart=False)
         until_us = self._triggers.champion_until_us
         if until_us is not None and any(seen.at_us <= until_us for seen in self._watch.standing.values()):
@@ -158,9 +159,7 @@ class Oversight:
         if champion is None or champion.version == self._champion_version:
             return
         self._champion_version = champion.version
-        own = [result for _, result in results_in(self._work.trainings) if result.version == champion.version]
-        until = own[-1].until if own else champion.created
-        self._triggers.took_over(parse_instant_us(until))
+        self._triggers.took_over(trained_until_us(self._work.trainings, champion))
         if restart:
             self._watch.restart()
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from central.work import read_object, replace_text
+from shared.clock import iso, parse_instant_us
 from shared.errors import MetercastError
 from shared.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 FLEET: Final = "metercast-fleet"  # the registered model of all sites
+BEGUN: Final = "begun.json"
 RESULT: Final = "result.json"
+LOCK: Final = "lock"  # held by the process that trains
 TAKEN: Final = "taken"  # an empty file: `run` has acted on the result
 
 Reason = Literal["first", "drift", "schedule", "command"]
@@ -64,6 +70,40 @@ class Training:
         """What the job said."""
         return self.folder / "log"
 
+    def begin(self, reason: Reason, at_us: int) -> None:
+        """Note, before the job starts, why `run` starts it and when in event time."""
+        replace_text(self.folder / BEGUN, json.dumps({"reason": reason, "at": iso(at_us)}))
+
+    def begun(self) -> tuple[Reason, int] | None:
+        """Why and when in event time `run` started it; None when a person did, or when that cannot be read."""
+        try:
+            content = read_object(self.folder / BEGUN)
+            if content is None or content.get("reason") not in get_args(Reason):
+                return None
+            return content["reason"], parse_instant_us(content.get("at"))
+        except (MetercastError, ValueError) as error:
+            log.warning("start of a training unknown", extra={"training": self.id, "reason": str(error)})
+            return None
+
+    @contextmanager
+    def held(self) -> Iterator[int]:
+        """Hold the training's lock; a process that is given the descriptor goes on holding it when this one ends."""
+        with (self.folder / LOCK).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file.fileno()
+
+    @property
+    def runs(self) -> bool:
+        """Whether a process is still at it, even one that another `run` started."""
+        try:
+            with (self.folder / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def result(self) -> Result | None:
         """What it came to, None while it runs; raises MetercastError for a file that is no result."""
         content = read_object(self.folder / RESULT)
@@ -106,3 +146,17 @@ def results_in(folder: Path, *, fresh: bool = False) -> Iterator[tuple[Training,
             continue
         if result is not None:
             yield training, result
+
+
+def starts_in(folder: Path) -> Iterator[int]:
+    """When, in event time, each training was started: all that the cooldown asks about, whatever came of them."""
+    for training in trainings_in(folder):
+        begun = training.begun()
+        if begun is not None:
+            yield begun[1]
+
+
+def trained_until_us(folder: Path, manifest: Manifest) -> int:
+    """The end of what a model was trained on; its making, which is later, when its training is not known any more."""
+    own = [result.until for _, result in results_in(folder) if result.version == manifest.version and result.until]
+    return parse_instant_us(own[-1] if own else manifest.created)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -9,12 +11,13 @@ import numpy as np
 
 from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
-from central.jobs import Jobs
+from central.jobs import Jobs, new_training
 from central.journal import Journal
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
 from central.telemetry import CentralMetrics
+from central.trainings import Training, trainings_in
 from central.triggers import Triggers
 from central.work import WorkFolder
 from shared.clock import DAY_US, HOUR_US, iso, to_us
@@ -23,6 +26,7 @@ from shared.mqtt import Connection
 from shared.params import Params
 
 START_US = to_us(datetime.fromisoformat("2013-03-04T00:00:00+00:00"))
+WALL = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
 METERS = 4
 DAYS = 30
 
@@ -73,13 +77,12 @@ def test_a_restart_sees_the_drift_that_stood_before_it(tmp_path: Path) -> None:
     days = [scored_day(day) for day in range(DAYS)]
     record.append(days)
     before, watch = oversight(tmp_path / "before")
-    wall = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
-    before.take(days, wall)
+    before.take(days, WALL)
     after, rebuilt = oversight(tmp_path / "after")
-    after.rebuild(record)
+    after.rebuild(record, WALL)
     assert rebuilt.standing == watch.standing
     assert set(rebuilt.standing["s"].meters) <= {f"m{meter}" for meter in range(METERS)}
-    assert after.now_us(wall) == before.now_us(wall) == START_US + (DAYS * 24 - 1) * HOUR_US
+    assert after.now_us(WALL) == before.now_us(WALL) == START_US + (DAYS * 24 - 1) * HOUR_US
     assert after._coverage == before._coverage
 
 
@@ -87,9 +90,9 @@ def test_an_empty_record_is_nothing_to_learn_from(tmp_path: Path) -> None:
     record = Record(str(tmp_path / "record"))
     record.create()
     fresh, watch = oversight(tmp_path)
-    fresh.rebuild(record)
+    fresh.rebuild(record, WALL)
     assert watch.standing == {}
-    assert fresh.now_us(datetime.fromisoformat("2026-01-01T00:00:00+00:00")) is None
+    assert fresh.now_us(WALL) is None
 
 
 def test_columns_that_do_not_fit_stop_nothing(tmp_path: Path) -> None:
@@ -97,6 +100,72 @@ def test_columns_that_do_not_fit_stop_nothing(tmp_path: Path) -> None:
     batch.kinds["scores"]["y_kw"] = ["much"] * len(batch.kinds["scores"]["y_kw"])
     batch.kinds["readings"]["ts_us"] = [None] * len(batch.kinds["readings"]["ts_us"])
     made, watch = oversight(tmp_path)
-    made.take([batch], datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
+    made.take([batch], WALL)
     assert made._coverage.spans == {}
     assert watch.standing == {}
+
+
+SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+
+def orphan(work: WorkFolder, at_us: int) -> tuple[Training, subprocess.Popen[bytes]]:
+    """A training as a killed central leaves it: its process goes on, holding the lock it was given."""
+    training = new_training(work, "drift", WALL)
+    training.begin("drift", at_us)
+    with training.held() as lock:
+        return training, subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, pass_fds=[lock])
+
+
+def filled(folder: Path) -> Record:
+    record = Record(str(folder / "record"))
+    record.create()
+    record.append([scored_day(day) for day in range(DAYS)])
+    return record
+
+
+def test_a_training_that_outlived_a_killed_central_counts_as_running_and_ends_with_its_process(tmp_path: Path) -> None:
+    record, last_us = filled(tmp_path), START_US + 29 * DAY_US
+    training, process = orphan(WorkFolder(tmp_path), last_us)
+    try:
+        made, _ = oversight(tmp_path)
+        made.rebuild(record, WALL)
+        made.tick(WALL)
+        assert [found.id for found in trainings_in(tmp_path / "trainings")] == [training.id]
+        assert made._triggers.running
+    finally:
+        process.communicate()
+    made.tick(WALL)
+    result = training.result()
+    assert result is not None
+    assert (result.outcome, result.reason, result.reasons) == ("failed", "drift", ["it ended: it said nothing"])
+    assert not made._jobs.training
+    assert made._triggers.cools_until(last_us + HOUR_US) == last_us + 3 * DAY_US
+    assert len(trainings_in(tmp_path / "trainings")) == 1, "the cooldown holds"
+
+
+def test_a_training_that_died_with_central_failed_and_its_cooldown_holds(tmp_path: Path) -> None:
+    record, last_us = filled(tmp_path), START_US + 29 * DAY_US
+    training, process = orphan(WorkFolder(tmp_path), last_us)
+    process.communicate()
+    made, _ = oversight(tmp_path)
+    made.rebuild(record, WALL)
+    made.tick(WALL)
+    result = training.result()
+    assert result is not None
+    assert result.outcome == "failed"
+    assert training.taken
+    assert len(trainings_in(tmp_path / "trainings")) == 1
+
+
+def test_errands_run_one_after_the_other(tmp_path: Path) -> None:
+    jobs = Jobs(Params.model_validate({"central": {"work_dir": str(tmp_path)}}), WorkFolder(tmp_path))
+    for what in ("nothing", "neither"):
+        jobs.errand("models", what)
+    first = jobs._errand
+    assert first is not None
+    assert jobs._errands == [("models", "nothing"), ("models", "neither")]
+    first.wait(30)
+    jobs.ended(WALL)
+    assert jobs._errands == [("models", "neither")]
+    assert jobs._errand is not first
+    jobs.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 
 from central.record import Record
 from central.registry import Registry
+from central.rollout import RolloutState
 from central.runs import LoggedRun, RunRecord
 from central.trainings import FLEET, Result, results_in
-from central.work import WorkFolder
+from central.work import WorkFolder, replace_text
 from shared.clock import HOUR_US, iso
 from shared.errors import MetercastError
 from shared.manifest import pack
@@ -116,6 +118,40 @@ def test_approving_what_does_not_wait_is_refused_in_a_sentence(trained: tuple[Pa
     refused = central(trained[0], "models", "approve", "1")
     assert refused.returncode == 1
     assert refused.stderr.strip() == "central: models: version 1 does not wait for approval; waiting: none"
+
+
+def test_a_champion_is_judged_only_on_what_came_after_its_own_training(
+    trained: tuple[Path, Result], tmp_path: Path
+) -> None:
+    work = WorkFolder(tmp_path / "central")
+    shutil.copytree(trained[0], work.root)
+    (training, first), *_ = results_in(work.trainings)
+    replace_text(work.rollout, RolloutState(champion=first.manifest).model_dump_json(by_alias=True))
+    assert central(work.root, "train").returncode == 0
+    again = list(results_in(work.trainings))[-1][1]
+    assert again.mase_champion is None
+    assert again.reasons[-1] == "it was not judged against the champion: only 0 windows are new to that"
+    training.finish(first.model_copy(update={"until": iso(START_US + (DAYS - 4) * 24 * HOUR_US)}))
+    assert central(work.root, "train").returncode in (0, 4)
+    compared = list(results_in(work.trainings))[-1][1]
+    assert compared.mase_champion is not None
+    assert any("of the champion" in reason for reason in compared.reasons)
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("training__scope", "site", "training.scope: site is not built yet; only fleet"),
+        ("calendar__country", "ZZ", "calendar.country: unknown country for holidays: 'ZZ'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_starts(
+    command: str, setting: str, value: str, sentence: str, tmp_path: Path
+) -> None:
+    refused = central(tmp_path, command, **{setting: value})
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == f"central: {sentence}"
 
 
 def test_a_model_that_misses_the_criteria_is_logged_and_not_registered(trained: tuple[Path, Result]) -> None:

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from central.criteria import Limits, Score, judge
+from central.criteria import Duel, Limits, Score, judge
 
 GOOD = Score(mase=0.9, wql=0.3, coverage_80=0.8, windows=100, meters=20)
 NAIVE = Score(mase=1.2, wql=0.45, coverage_80=0.78, windows=100, meters=20)
 
 
 def test_a_candidate_better_than_naive_and_champion_is_accepted() -> None:
-    verdict = judge(GOOD, replace(GOOD, mase=0.95), NAIVE, Limits())
+    verdict = judge(GOOD, Duel(GOOD, replace(GOOD, mase=0.95)), NAIVE, Limits())
     assert verdict.accepted
     assert "its MASE of 0.900 is within 1 times the 0.950 of the champion" in verdict.reasons
 
@@ -38,5 +38,5 @@ def test_each_failed_criterion_refuses_and_its_sentence_comes_first(worse: Score
 
 
 def test_a_margin_asks_for_more_than_a_tie_with_the_champion() -> None:
-    assert judge(GOOD, GOOD, NAIVE, Limits()).accepted
-    assert not judge(GOOD, GOOD, NAIVE, Limits(max_vs_champion=0.98)).accepted
+    assert judge(GOOD, Duel(GOOD, GOOD), NAIVE, Limits()).accepted
+    assert not judge(GOOD, Duel(GOOD, GOOD), NAIVE, Limits(max_vs_champion=0.98)).accepted
