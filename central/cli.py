@@ -81,12 +81,13 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
     models = commands.add_parser("models", parents=[common], help="list models, or let a waiting one go out")
+    common = _common(nested=True)
     models.add_argument("--json", action="store_true", help="print JSON")
     models.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
     models.set_defaults(command=_models, what="list")
     what = models.add_subparsers(title="what", metavar="WHAT")
     listed = what.add_parser("list", parents=[common], help="accepted models, newest last (the default)")
-    listed.add_argument("--json", action="store_true", help="print JSON")
+    listed.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     listed.set_defaults(what="list")
     approve = what.add_parser("approve", parents=[common], help="roll out a model that waits for a person")
     approve.add_argument("version", type=int)
@@ -94,28 +95,30 @@ def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
     promote = what.add_parser("promote", parents=[common], description="Tell the registry who is champion.")
     promote.add_argument("version", type=int)
     promote.add_argument("predecessor", type=int, nargs="?")
-    promote.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
+    promote.add_argument("--nice", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     promote.set_defaults(what="promote")
     prepare = what.add_parser("prepare", parents=[common], description="Create MLflow's store, if need be.")
-    prepare.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
+    prepare.add_argument("--nice", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     prepare.set_defaults(what="prepare")
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common(*, nested: bool = False) -> argparse.ArgumentParser:
+    """The options of every command. A nested parser's defaults would undo what was given before its name."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if nested else None)
     common.add_argument(
         "--params", type=Path, metavar="FILE", help="parameters (default ./params.yaml if there is one)"
     )
     common.add_argument(
         "--set",
         action="append",
-        default=[],
         metavar="KEY=VALUE",
-        dest="overrides",
+        dest="nested_overrides" if nested else "overrides",
         help="set one parameter; repeatable",
     )
     levels = ["debug", "info", "warning", "error"]
-    common.add_argument("--log-level", default="info", choices=levels, help="what is logged (default info)")
+    common.add_argument("--log-level", choices=levels, help="what is logged (default info)")
+    if not nested:
+        common.set_defaults(log_level="info")
     return common
 
 
@@ -132,7 +135,8 @@ def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def load_params(args: argparse.Namespace) -> Params:
     """The parameters a command was given."""
-    return params_file.load(args.params, overrides=args.overrides, environment=os.environ)
+    overrides = [*(args.overrides or []), *getattr(args, "nested_overrides", [])]
+    return params_file.load(args.params, overrides=overrides, environment=os.environ)
 
 
 def _run(args: argparse.Namespace) -> int:

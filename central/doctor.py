@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from central.bootstrap import open_record, open_registry, work_folder
+from central.bootstrap import open_record, open_registry, require_built, work_folder
 from shared.errors import MetercastError
 from shared.mqtt import Connection
 from shared.params import Params
@@ -13,36 +13,48 @@ from shared.params import Params
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """One thing looked at: what was found, and what to do when it is not good."""
 
-    what: str
     good: bool
-    detail: str
+    subject: str
+    found: str
+    mend: str = ""
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.good else 'FAIL'}  {self.what}: {self.detail}"
+        """`ok subject: found` or `MEND subject: found → mend`."""
+        return f"{'ok  ' if self.good else 'MEND'} {self.subject}: {self.found}" + (
+            f" → {self.mend}" if self.mend else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """`look` returns what is good, or raises MetercastError; `mend` is what to do then."""
+
+    subject: str
+    look: Callable[[Params], str]
+    mend: str
 
 
 def examine(params: Params) -> list[Finding]:
-    """Look at broker, record, work folder and MLflow."""
-    checks: dict[str, Callable[[Params], str]] = {
-        "broker": _broker,
-        "record": _record,
-        "work folder": _work,
-        "mlflow": _mlflow,
-    }
-    return [_finding(what, check, params) for what, check in checks.items()]
+    """Look at parameters, broker, record, work folder and MLflow; never raises for what it finds."""
+    return [_finding(look, params) for look in _LOOKS]
 
 
-def _finding(what: str, check: Callable[[Params], str], params: Params) -> Finding:
+def _finding(look: _Look, params: Params) -> Finding:
     try:
-        return Finding(what, True, check(params))
+        return Finding(True, look.subject, look.look(params))
     except MetercastError as error:
-        return Finding(what, False, str(error))
+        return Finding(False, look.subject, str(error), look.mend)
+
+
+def _params(params: Params) -> str:
+    require_built(params)
+    return "what they ask for is built"
 
 
 def _broker(params: Params) -> str:
-    connection = Connection(params.mqtt, client_id="metercast-central-doctor")
+    connection = Connection(params.mqtt, client_id="metercast-central-doctor", lasting=False)
     connection.start(timeout_s=5)
     connection.stop()
     return f"{params.mqtt.host}:{params.mqtt.port} accepts us over MQTT 5"
@@ -68,3 +80,12 @@ def _work(params: Params) -> str:
 def _mlflow(params: Params) -> str:
     open_registry(params).prepare()
     return "the experiment is there"
+
+
+_LOOKS = (
+    _Look("parameters", _params, "set it to what the sentence names, or leave it out"),
+    _Look("broker", _broker, "start the broker, or set mqtt.host, mqtt.port and credentials"),
+    _Look("work folder", _work, "change its owner, or set central.work_dir"),
+    _Look("record", _record, "`central run` makes one at its first start; else set central.record_uri to where it is"),
+    _Look("mlflow", _mlflow, "start the server, or set central.mlflow_uri; empty is SQLite in the work folder"),
+)
