@@ -16,7 +16,7 @@ from demo.run import play
 from demo.scenario import Scenario, quick
 from demo.stage import Options, Stage, staged
 from demo.summary import summarize, write_summary
-from demo.telling import tell
+from demo.telling import broken, tell
 from shared.errors import ExitCode, MetercastError, exit_code_of
 
 
@@ -66,9 +66,12 @@ def _run(options: Options, progress: Progress, *, keep: bool) -> ExitCode:
         write_summary(summary, summary_file)
         tell(summary, progress)
         progress.text(f"\nthe figures: {summary_file}\nthe picture: {picture}")
+        fault = broken(summary)
+        if fault:
+            progress.text(f"demo: broken: {fault}")
         if keep:
             _stay_up(stage)
-    return ExitCode.OK if outcome.retrain is not None else ExitCode.FAILED
+    return ExitCode.FAILED if fault else ExitCode.OK
 
 
 def _stay_up(stage: Stage) -> None:

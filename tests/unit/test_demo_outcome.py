@@ -15,7 +15,7 @@ from demo.picture import draw, moments
 from demo.progress import Progress
 from demo.scores import Hindsight, mase
 from demo.summary import Outcome, Recorded, read_export, summarize, write_summary
-from demo.telling import sentences
+from demo.telling import broken, sentences
 from tests.unit.demo_run import RETRAINED, SCENARIO, play
 
 ISSUE_KEYS = {
@@ -92,6 +92,33 @@ def test_without_a_retrain_the_figures_are_null_and_the_sentences_say_so(outcome
 def test_a_lost_reading_is_told_loudly(outcome: Outcome) -> None:
     lost = replace(outcome, recorded=Recorded(outcome.recorded.readings - 2, 0))
     assert any("2 NOT accounted for" in line for line in sentences(summarize(lost)))
+
+
+def test_a_run_that_kept_its_promises_is_not_broken(outcome: Outcome) -> None:
+    assert broken(summarize(outcome)) == ""
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"readings_recorded": 0, "readings_published": 5, "dead_letters": 2}, "5 readings published are not 0 + 2"),
+        ({"readings_recorded": 6, "readings_published": 5, "dead_letters": 0}, "5 readings published are not 6 + 0"),
+        ({"missed_forecasts": 3}, "3 forecasts missed"),
+        ({"models_refused": 1}, "1 models refused"),
+        ({"mase_after_retrain": None}, "no retrained model took over"),
+    ],
+)
+def test_each_broken_promise_is_named(outcome: Outcome, figures: dict[str, object], said: str) -> None:
+    assert said in broken(summarize(outcome) | figures)
+    assert "\n" not in broken(summarize(outcome) | figures | {"missed_forecasts": 9, "models_refused": 9})
+
+
+def test_a_new_model_that_is_no_better_is_told_and_breaks_nothing(outcome: Outcome) -> None:
+    summary = summarize(outcome)
+    assert "NOT better" not in sentences(summary)[-1]
+    summary["changed_meters"] |= {"mase_new": summary["changed_meters"]["mase_old"]}
+    assert "NOT better" in sentences(summary)[-1]
+    assert broken(summary) == ""
 
 
 def test_the_picture_renders_and_marks_every_moment(outcome: Outcome, tmp_path: Path) -> None:
