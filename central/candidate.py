@@ -38,7 +38,7 @@ from central.runs import LoggedRun, RunRecord
 from central.training import Recipe, TrainedModel, train
 from central.trainings import FLEET, Reason, Result
 from shared.calendars import site_calendar
-from shared.clock import HOUR_US, format_duration, iso, to_us
+from shared.clock import HOUR_US, duration_us, format_duration, iso, to_us
 from shared.errors import MetercastError
 from shared.features import SCHEMA_HASH, feature_matrix
 from shared.grid import GridRules
@@ -120,7 +120,7 @@ class Workshop:
         record_version = self._record.version
         with _said("read the record"):
             panel = self._panel(order, record_version)
-        cutoff_us = panel.end_us - to_microseconds(self._params.training.criteria.holdout)
+        cutoff_us = panel.end_us - duration_us(self._params.training.criteria.holdout)
         with _said("train before the holdout"):
             model = self._train(panel, cutoff_us)
         windows = self._holdout(panel, cutoff_us)
@@ -149,7 +149,7 @@ class Workshop:
         return Made(result.model_copy(update={"run_id": logged.run_id, "seconds": time.monotonic() - began}))
 
     def _panel(self, order: Order, record_version: int) -> Panel:
-        window_us = to_microseconds(self._params.training.window)
+        window_us = duration_us(self._params.training.window)
         newest_us = order.until_us if order.until_us is not None else self._newest_us()
         rows = self._record.readings(version=record_version, since_us=newest_us - window_us).to_pandas()
         if not len(rows):
@@ -163,7 +163,7 @@ class Workshop:
         spans = self._record.spans()
         if not spans.num_rows:
             raise MetercastError("train: the record is empty")
-        return max(to_us(last) for last in spans["last"].to_pylist()) + to_microseconds(self._params.grid.step)
+        return max(to_us(last) for last in spans["last"].to_pylist()) + duration_us(self._params.grid.step)
 
     def _train(self, panel: Panel, until_us: int) -> TrainedModel:
         try:
@@ -307,6 +307,8 @@ class Workshop:
             schema_hash=SCHEMA_HASH,
             zone=self._params.calendar.zone,
             country=self._params.calendar.country,
+            zone=self._params.calendar.zone,
+            country=self._params.calendar.country,
             step_s=model.step_s,
             horizon_steps=model.horizon_steps,
             quantiles=list(model.quantiles),
@@ -350,11 +352,6 @@ class Workshop:
         )
         with _said("log to mlflow"):
             return self._registry().log(run, finished_ms=int(time.time() * 1000))
-
-
-def to_microseconds(duration: timedelta) -> int:
-    """A duration in microseconds."""
-    return duration // timedelta(microseconds=1)
 
 
 def _groups(panel: Panel) -> dict[str, NDArray[np.int64]]:

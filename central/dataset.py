@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.calendars import Calendar
+from shared.clock import DAY_US
 from shared.errors import DataFileError
 from shared.features import FEATURES, feature_matrix, to_target, window_steps
 from shared.grid import KINDS, UNITS, GridRules, MeterReadings, interval_loads
@@ -24,7 +25,6 @@ Ints = NDArray[np.int64]
 
 _MIN_SEEN: Final = 24  # finite values a window must hold to be a training sample
 _BLOCK: Final = 512  # windows whose features are computed at once
-_DAY_US: Final = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ def training_rows(
     if not len(x):
         raise ValueError("no training rows: no meter has a day of history followed by a known interval")
     target = np.concatenate([block[1] for block in blocks])
-    age_days = (until_us - np.concatenate([block[2] for block in blocks])) / _DAY_US
+    age_days = (until_us - np.concatenate([block[2] for block in blocks])) / DAY_US
     weight = np.ones(len(x)) if sampling.half_life_days is None else 0.5 ** (age_days / sampling.half_life_days)
     return Rows(x, target, weight / weight.mean())
 
@@ -272,7 +272,7 @@ def _block_rows(
     calendar: Calendar,
 ) -> tuple[NDArray[np.float32], Floats, Ints]:
     """Return x, target and origin of a block's rows that have truth and a usable window."""
-    windows = spoil(known.windows(meters, origins_us), rng, sampling.dropout, steps_per_day=_DAY_US // known.step_us)
+    windows = spoil(known.windows(meters, origins_us), rng, sampling.dropout, steps_per_day=DAY_US // known.step_us)
     matrix = feature_matrix(windows, origins_us, leads, step_s=known.step_s, calendar=calendar)
     target = to_target(known.truth(meters, origins_us, leads), matrix)
     kept = np.isfinite(target)

@@ -22,7 +22,7 @@ from datetime import timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.clock import DAY_US
+from shared.clock import DAY_US, duration_us
 from shared.params import DriftParams
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class DriftWatch:
             if len(risen) < needed:
                 site.standing = None
             return []
-        within_us = self._params.within // timedelta(microseconds=1)
+        within_us = duration_us(self._params.within)
         recent = {meter: own for meter, own in risen.items() if now_us - (own.rose_us or 0) <= within_us}
         if len(recent) < needed:
             return []

@@ -26,12 +26,11 @@ from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_s
 from central.training import Booster, Regressor, TrainedModel, as_regressor, predict, round_thresholds_down
 from shared.calendars import Calendar
 from shared.features import SCHEMA_HASH, feature_matrix, to_load
+from shared.manifest import INPUT, OUTPUT, Golden
 
-INPUT_NAME: Final = "features"
-OUTPUT_NAME: Final = "quantiles"
 OPSETS: Final = {"": 15, "ai.onnx.ml": 3}
-ABSOLUTE_TOLERANCE: Final = 1e-5
-RELATIVE_TOLERANCE: Final = 1e-4
+ABSOLUTE: Final[float] = Golden.model_fields["absolute"].default
+RELATIVE: Final[float] = Golden.model_fields["relative"].default
 
 _BLOCK: Final = 24_576  # rows to a run: 512 windows of 48 leads
 
@@ -50,13 +49,13 @@ def to_onnx(model: TrainedModel) -> bytes:
     count = len(model.quantiles)
     nodes = [
         _merged(ensembles),
-        helper.make_node("TopK", ["unsorted", "count"], [OUTPUT_NAME, "order"], axis=1, largest=0, sorted=1),
+        helper.make_node("TopK", ["unsorted", "count"], [OUTPUT, "order"], axis=1, largest=0, sorted=1),
     ]
     graph = helper.make_graph(
         nodes,
         "metercast",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["rows", len(model.features)])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["rows", count])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["rows", len(model.features)])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["rows", count])],
         [numpy_helper.from_array(np.array([count], dtype=np.int64), "count")],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
@@ -86,7 +85,7 @@ def parity(onnx_bytes: bytes, model: TrainedModel, x: NDArray[np.float32]) -> fl
     """Return max |ONNX − LightGBM| over rows x [N, F]; raise ValueError beyond 1e-5 + 1e-4·|y|."""
     expected = predict(model, x)
     apart = np.abs(run(_session(onnx_bytes), x) - expected)
-    wrong = int((apart > ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(expected)).any(axis=1).sum())
+    wrong = int((apart > ABSOLUTE + RELATIVE * np.abs(expected)).any(axis=1).sum())
     if wrong:
         raise ValueError(
             f"the ONNX graph differs from LightGBM in {wrong} of {len(x)} rows, by up to {apart.max():.2g}"
@@ -133,7 +132,7 @@ class OnnxForecaster:
 def run(session: onnxruntime.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the outputs [N, Q] of rows x [N, F], in blocks."""
     blocks = [x[first : first + _BLOCK] for first in range(0, len(x), _BLOCK)] or [x]
-    return np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: block})[0] for block in blocks])
+    return np.concatenate([session.run([OUTPUT], {INPUT: block})[0] for block in blocks])
 
 
 def _session(onnx_bytes: bytes) -> onnxruntime.InferenceSession:
@@ -152,7 +151,7 @@ def _parse(onnx_bytes: bytes) -> onnx.ModelProto:
 def _ensemble(booster: Booster, features: int) -> dict[str, Any]:
     """Convert one booster with skl2onnx and return its TreeEnsembleRegressor's attributes by name."""
     regressor = as_regressor(round_thresholds_down(booster), features)
-    inputs = [(INPUT_NAME, FloatTensorType([None, features]))]
+    inputs = [(INPUT, FloatTensorType([None, features]))]
     proto = convert_sklearn(regressor, initial_types=inputs, target_opset=OPSETS)
     (node,) = [node for node in proto.graph.node if node.op_type == "TreeEnsembleRegressor"]
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -167,7 +166,7 @@ def _merged(ensembles: list[dict[str, Any]]) -> onnx.NodeProto:
             if name.startswith(("nodes_", "target_")):
                 merged.setdefault(name, []).extend(_shift(name, value, trees_before, target))
         trees_before += 1 + max(ensemble["nodes_treeids"])
-    return helper.make_node("TreeEnsembleRegressor", [INPUT_NAME], ["unsorted"], domain="ai.onnx.ml", **merged)
+    return helper.make_node("TreeEnsembleRegressor", [INPUT], ["unsorted"], domain="ai.onnx.ml", **merged)
 
 
 def _shift(name: str, values: list[Any], trees_before: int, target: int) -> list[Any]:

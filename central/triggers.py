@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Final
 
 from central.trainings import Reason
+from shared.clock import duration_us
 from shared.params import TrainingParams
 
 ENOUGH_METERS: Final = 0.5  # share of the meters that must have the least history before the first training
@@ -52,17 +52,17 @@ class Triggers:
         if self.running or self.cools_until(now_us) is not None:
             return None
         if self.champion_until_us is None:
-            enough = coverage.share_with(_us(self.params.min_history)) >= ENOUGH_METERS
+            enough = coverage.share_with(duration_us(self.params.min_history)) >= ENOUGH_METERS
             return "first" if enough else None
         if drifting:
             return "drift"
-        return "schedule" if now_us - self.champion_until_us >= _us(self.params.every) else None
+        return "schedule" if now_us - self.champion_until_us >= duration_us(self.params.every) else None
 
     def cools_until(self, now_us: int) -> int | None:
         """When the cooldown ends, None when it does not hold."""
         if self.last_start_us is None:
             return None
-        until_us = self.last_start_us + _us(self.params.cooldown)
+        until_us = self.last_start_us + duration_us(self.params.cooldown)
         return until_us if now_us < until_us else None
 
     def started(self, now_us: int) -> None:
@@ -76,7 +76,3 @@ class Triggers:
     def took_over(self, until_us: int) -> None:
         """A champion that was trained on everything before `until_us` is rolled out."""
         self.champion_until_us = until_us
-
-
-def _us(duration: timedelta) -> int:
-    return duration // timedelta(microseconds=1)

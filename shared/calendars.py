@@ -18,12 +18,10 @@ import holidays
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.clock import DAY_US, HOUR_US, duration_us, to_datetime, to_us
 from shared.errors import ParamsError
 from shared.params import CalendarParams
 
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 
@@ -84,15 +82,11 @@ def utc_offset_us(zone: str, instants_us: NDArray[np.int64]) -> NDArray[np.int64
     """Return local minus UTC in microseconds for each instant, exact on both sides of every change."""
     if instants_us.size == 0:
         return np.zeros(instants_us.shape, dtype=np.int64)
-    first, last = (_instant(int(i)).year for i in (instants_us.min(), instants_us.max()))
+    first, last = (to_datetime(int(i)).year for i in (instants_us.min(), instants_us.max()))
     changes, offsets = _changes(zone, first, last)
     if len(offsets) == 1:
         return np.full(instants_us.shape, offsets[0], dtype=np.int64)
     return offsets[np.searchsorted(changes, instants_us, side="right")]
-
-
-def _instant(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
 
 
 def _date(day: int) -> date:
@@ -108,8 +102,8 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _offset_at(zone: ZoneInfo, us: int) -> int:
-    offset = _instant(us).astimezone(zone).utcoffset() or timedelta(0)
-    return offset // timedelta(microseconds=1)
+    offset = to_datetime(us).astimezone(zone).utcoffset() or timedelta(0)
+    return duration_us(offset)
 
 
 @lru_cache(maxsize=256)
@@ -120,9 +114,7 @@ def _changes(zone: str, first_year: int, last_year: int) -> tuple[NDArray[np.int
     (but for Ramadan pauses, which last four).
     """
     info = _zone(zone)
-    edge_us = [
-        (datetime(y, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) for y in (first_year, last_year + 1)
-    ]
+    edge_us = [to_us(datetime(year, 1, 1, tzinfo=UTC)) for year in (first_year, last_year + 1)]
     weeks = [*range(edge_us[0], edge_us[1], 7 * DAY_US), edge_us[1]]
     changes: list[int] = []
     offsets = [_offset_at(info, weeks[0])]

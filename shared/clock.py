@@ -69,6 +69,11 @@ def _parse_iso_us(text: str) -> int:
     return to_us(instant)
 
 
+def duration_us(duration: timedelta) -> int:
+    """A duration in microseconds."""
+    return duration // _MICROSECOND
+
+
 def parse_duration(text: str) -> timedelta:
     """A duration such as 15min, 1h, 48h, 14d or 30s. Raises ValueError."""
     match = _DURATION.fullmatch(text.strip())

@@ -18,14 +18,6 @@ DECILES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Floats = NDArray[np.float64]
 
 
-def seasonal_scale(history: Floats, season: int) -> Floats:
-    """Return MASE's scale, the mean |y_t − y_{t−season}| along the last axis of `history` [..., T]; NaN of no pair.
-
-    Hyndman & Koehler (2006), with the season of a day as the contract asks.
-    """
-    return mean_of(np.abs(history[..., season:] - history[..., :-season]))
-
-
 def mean_of(values: Floats) -> Floats:
     """Return the mean over the last axis of what is finite; NaN of nothing."""
     there = np.isfinite(values)
@@ -36,7 +28,10 @@ def mean_of(values: Floats) -> Floats:
 
 
 def mase(actual: Floats, median: Floats, scale: Floats) -> Floats:
-    """Return MAE along the last axis over `scale` (one per remaining index); NaN where the scale is not above zero."""
+    """Return MAE along the last axis over `scale` (one per remaining index); NaN where the scale is not above zero.
+
+    Hyndman & Koehler (2006): the scale is the mean |y_t − y_{t−season}| of what came before, the season being a day.
+    """
     mae = mean_of(np.abs(actual - median))
     scaled: Floats = np.divide(mae, scale, out=np.full(np.shape(mae), np.nan), where=scale > 0)
     return scaled

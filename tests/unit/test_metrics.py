@@ -10,11 +10,6 @@ from hypothesis import strategies as st
 from shared import metrics
 
 
-def test_the_scale_is_the_mean_change_over_a_season() -> None:
-    history = np.array([[1.0, 2.0, 4.0, 2.0], [1.0, np.nan, 3.0, 5.0]])
-    assert metrics.seasonal_scale(history, 2).tolist() == [1.5, 2.0]  # (|4−1| + |2−2|)/2; only |3−1|
-
-
 def test_mase_is_mae_over_the_scale_and_nan_over_nothing() -> None:
     actual, median = np.array([[1.0, 2.0], [1.0, np.nan]]), np.array([[2.0, 4.0], [1.5, 9.0]])
     assert metrics.mase(actual, median, np.array([3.0, 2.0])).tolist() == [0.5, 0.25]
