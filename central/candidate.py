@@ -307,8 +307,6 @@ class Workshop:
             schema_hash=SCHEMA_HASH,
             zone=self._params.calendar.zone,
             country=self._params.calendar.country,
-            zone=self._params.calendar.zone,
-            country=self._params.calendar.country,
             step_s=model.step_s,
             horizon_steps=model.horizon_steps,
             quantiles=list(model.quantiles),
