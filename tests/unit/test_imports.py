@@ -78,6 +78,12 @@ def test_a_pure_module_never_asks_the_clock(path: str) -> None:
     assert [call.attr for call in calls if isinstance(call, ast.Attribute) and call.attr in CLOCKS] == []
 
 
+def test_the_demo_loads_neither_side() -> None:
+    loaded = loaded_by("demo")
+    assert {"demo", "shared"} <= loaded
+    assert loaded & {"edge", "central"} == set()
+
+
 def test_no_test_folder_shadows_a_package() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
