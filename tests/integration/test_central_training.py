@@ -94,6 +94,7 @@ def test_the_manifest_is_about_the_artifact_that_lies_beside_it(trained: tuple[P
     sha256, chunks = pack(WorkFolder(folder).artifact(manifest.sha256).read_bytes())
     assert (sha256, len(chunks)) == (manifest.sha256, manifest.chunks)
     assert any(value is None for row in manifest.golden.inputs for value in row)
+    assert (manifest.zone, manifest.country) == ("UTC", "")
 
 
 def test_the_registry_holds_the_run_the_version_and_the_alias(trained: tuple[Path, Result]) -> None:
