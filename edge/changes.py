@@ -19,7 +19,7 @@ class Changes:
 
     facts: dict[str, str] = field(default_factory=dict)
     meters: set[int] = field(default_factory=set)
-    readings: list[tuple[int, Reading, int]] = field(default_factory=list)
+    readings: list[tuple[int, Reading]] = field(default_factory=list)
     forgotten_before_us: dict[int, int] = field(default_factory=dict)
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)

@@ -71,7 +71,15 @@ class Tick:
     caught_up: bool
 
 
-Event = ReadingsArrived | AckedArrived | DesiredArrived | ChunkArrived | ForecastsConfirmed | Tick
+@dataclass(frozen=True, slots=True)
+class EpochRenewed:
+    """The waiting batches, (seq, bytes), are numbered anew under this epoch."""
+
+    epoch: str
+    waiting: tuple[tuple[int, int], ...]
+
+
+Event = EpochRenewed | ReadingsArrived | AckedArrived | DesiredArrived | ChunkArrived | ForecastsConfirmed | Tick
 
 
 @dataclass(frozen=True, slots=True)

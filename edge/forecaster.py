@@ -52,7 +52,6 @@ class Round:
     reasons: tuple[str, ...]
     history_steps: Ints
     shadow_kw: Floats | None
-    failure: str
 
 
 def forecast(
@@ -83,7 +82,7 @@ def forecast(
         load_kw[below], codes = fallback_forecast(windows[below], plan.leads, plan.quantiles, step_s=plan.step_s)
         rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
     reasons = _reasons(modelled, enough, champion, failure, plan)
-    return Round(load_kw, rung, reasons, history, shadow_kw, failure)
+    return Round(load_kw, rung, reasons, history, shadow_kw)
 
 
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from edge.bootstrap import Edge
 from edge.meters import NO_INSTANT
 from edge.node import Node
 from shared import __version__
 from shared.clock import SECOND_US
+from shared.mqtt import Connection
 from shared.telemetry import CollectorRegistry, Sample, register, serve_metrics
 
 # counter of the node → (metric, help, label names)
@@ -30,8 +32,15 @@ _COUNTERS = {
 def serve(edge: Edge) -> int:
     """Serve /metrics where the parameters say; returns the port (0: nowhere)."""
     registry = CollectorRegistry()
-    register(registry, lambda: samples(edge.node))
+    register(registry, lambda: chain(samples(edge.node), _of_connection(edge.connection)))
     return serve_metrics(registry, edge.params.edge.metrics_host, edge.params.edge.metrics_port)
+
+
+def _of_connection(connection: Connection) -> Iterator[Sample]:
+    text = "QoS 0 messages that found the inbox full"
+    yield Sample("counter", "metercast_messages_dropped", text, connection.dropped, {})
+    yield Sample("gauge", "metercast_inbox_messages", "Messages received and not yet taken", connection.waiting, {})
+    yield Sample("gauge", "metercast_connected", "Whether the broker has us", connection.connected, {})
 
 
 def samples(node: Node) -> Iterator[Sample]:

@@ -24,6 +24,7 @@ from edge.effects import (
     Commit,
     DesiredArrived,
     Effect,
+    EpochRenewed,
     Event,
     ForecastsConfirmed,
     KeepArtifacts,
@@ -88,7 +89,7 @@ class Node:
         self._arrivals = arrivals
         self._confirmed: set[int] = set()
 
-    def handle(self, event: Event, wall_us: int) -> list[Effect]:
+    def handle(self, event: Event, wall_us: int) -> list[Effect]:  # noqa: PLR0911 -- one return an event
         """Apply one event and return what the world should do about it, in order."""
         match event:
             case ReadingsArrived(messages):
@@ -97,6 +98,9 @@ class Node:
                 return self._on_tick(wall_us, caught_up=caught_up)
             case ForecastsConfirmed(delivered):
                 return self._on_confirmed(delivered)
+            case EpochRenewed(epoch, waiting):
+                self.uplink.renew(epoch, waiting)
+                return []
             case AckedArrived(topic, payload):
                 return self._on_acked(topic, payload)
             case DesiredArrived(topic, payload):
@@ -216,7 +220,7 @@ class Node:
             return
         self.counters["readings", "accepted" if known is None else "corrected"] += 1
         meter.keep(reading)
-        changes.readings.append((meter.row, reading, now_us))
+        changes.readings.append((meter.row, reading))
         touched.setdefault(meter.row, []).append(reading)
 
     def _beyond_revision(self, meter: Meter, reading: Reading, now_us: int) -> bool:

@@ -3,6 +3,12 @@
 Invariants: origins of a meter are made in order; the truth an origin brings is scored before its forecast is issued, so
 scores do not depend on how readings were batched; a forecast redone after a crash is published again, never scored
 again.
+
+Per meter there are three origin numbers, and a round moves them in this order:
+
+    made       this process has forecast it (in memory; begins at `delivered` after a restart)
+    issued     it was scored up to and its forecast kept for later scores (committed with them)
+    delivered  the broker has confirmed it (committed with whatever comes next)
 """
 
 from __future__ import annotations
@@ -72,8 +78,8 @@ class RoundMaker:
     def begin(self, row: int, opened: int) -> None:
         """A new meter: its first origin is the one after its first interval."""
         if row >= len(self._made):
-            self._made = np.concatenate([self._made, np.full(len(self._site.forecast) - len(self._made), NEVER)])
-        self._made[row] = self._site.forecast[row] = self._site.delivered[row] = opened
+            self._made = np.concatenate([self._made, np.full(len(self._site.issued) - len(self._made), NEVER)])
+        self._made[row] = self._site.issued[row] = self._site.delivered[row] = opened
 
     def limit(self, row: int) -> int:
         """How far a meter's intervals may close ahead of its forecasts without leaving a pending origin's window."""
@@ -111,15 +117,15 @@ class RoundMaker:
 
     def _round(self, rows: Ints, origin: int, now_us: int, changes: Changes, made: Made) -> None:
         site, models = self._site, self._models
-        fresh = rows[site.forecast[rows] < origin]
-        for number in range(int(site.forecast[fresh].min()) if len(fresh) else origin, origin):
-            self._score(fresh[site.forecast[fresh] <= number], number, made.scores)
+        fresh = rows[site.issued[rows] < origin]
+        for number in range(int(site.issued[fresh].min()) if len(fresh) else origin, origin):
+            self._score(fresh[site.issued[fresh] <= number], number, made.scores)
         origin_us = origin * site.step_us
         result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)
         self._issue(rows, fresh, origin, result, changes)
         made.publications += self._publications(rows, origin, result, now_us)
         self._made[rows] = origin
-        site.forecast[fresh] = origin
+        site.issued[fresh] = origin
         changes.meters |= set(rows.tolist())
         self.last_origin_us = max(self.last_origin_us, origin_us)
 

@@ -20,6 +20,7 @@ from edge.effects import (
     Commit,
     DesiredArrived,
     Effect,
+    EpochRenewed,
     Event,
     ForecastsConfirmed,
     KeepArtifacts,
@@ -177,7 +178,7 @@ class Runtime:
     def _renew_epoch(self, epoch: str) -> None:
         """Begin a new epoch; when that cannot be written now, central's next ack asks for it again."""
         try:
-            self._node.uplink.renew(epoch, self._edge.store.renew_epoch(epoch))
+            self._handle(EpochRenewed(epoch, tuple(self._edge.store.renew_epoch(epoch))))
             log.warning("new epoch: central's record and ours had parted", extra={"epoch": epoch})
         except StateError as error:
             log.error("no new epoch yet", extra={"reason": str(error)})

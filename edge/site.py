@@ -37,7 +37,7 @@ class Limits:
 
 
 class SiteState:
-    """Meters by row; `forecast` and `delivered` hold the last origin made and the last one the broker confirmed."""
+    """Meters by row; `issued` and `delivered` hold origins: see edge/rounds.py."""
 
     def __init__(self, params: Params, scoreboard: Scoreboard) -> None:
         step_s = params.step_s
@@ -48,15 +48,15 @@ class SiteState:
         rules = GridRules.of(step=params.grid.step, hold=params.grid.hold, max_gap=params.grid.max_gap)
         self.meters = Meters(self.window, rules, lateness_us=self.limits.lateness_us)
         self.scoreboard = scoreboard
-        self.forecast: NDArray[np.int64] = np.full(len(self.window.closed), NEVER, dtype=np.int64)
-        self.delivered: NDArray[np.int64] = self.forecast.copy()
+        self.issued: NDArray[np.int64] = np.full(len(self.window.closed), NEVER, dtype=np.int64)
+        self.delivered: NDArray[np.int64] = self.issued.copy()
         self.retired: NDArray[np.bool_] = np.zeros(len(self.window.closed), dtype=np.bool_)
 
     def add_meter(self, name: str) -> Meter:
         """A new meter; every per-meter array grows with the window."""
         meter = self.meters.add(name)
-        if len(self.forecast) < len(self.window.closed):
-            self.forecast = np.concatenate([self.forecast, np.full_like(self.forecast, NEVER)])
+        if len(self.issued) < len(self.window.closed):
+            self.issued = np.concatenate([self.issued, np.full_like(self.issued, NEVER)])
             self.delivered = np.concatenate([self.delivered, np.full_like(self.delivered, NEVER)])
             self.retired = np.concatenate([self.retired, np.zeros_like(self.retired)])
         return meter

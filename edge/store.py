@@ -29,7 +29,7 @@ _TABLES: Final = """
 CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meters(
     row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, closed INTEGER NOT NULL, settled_us INTEGER NOT NULL,
-    latest_us INTEGER NOT NULL, forecast INTEGER NOT NULL, delivered INTEGER NOT NULL, retired INTEGER NOT NULL);
+    latest_us INTEGER NOT NULL, issued INTEGER NOT NULL, delivered INTEGER NOT NULL, retired INTEGER NOT NULL);
 CREATE TABLE readings(
     meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, unit TEXT NOT NULL, kind INTEGER NOT NULL,
     period_us INTEGER NOT NULL, quality TEXT NOT NULL, PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
@@ -171,16 +171,16 @@ class Store:
             raise StateError(f"the state database cannot be read: {error}") from error
 
 
-def _reading_row(entry: tuple[int, Reading, int]) -> tuple[object, ...]:
-    row, r, _received_us = entry
+def _reading_row(entry: tuple[int, Reading]) -> tuple[object, ...]:
+    row, r = entry
     return row, r.ts_us, r.value, r.unit, KINDS.index(r.kind), r.period_us, r.quality
 
 
 def _meter_row(site: SiteState, row: int) -> tuple[object, ...]:
     meter = site.meters.by_row[row]
-    numbers = (site.window.closed, site.forecast, site.delivered)
-    closed, forecast, delivered = (int(array[row]) for array in numbers)
-    return row, meter.name, closed, meter.settled_us, meter.latest_us, forecast, delivered, int(site.retired[row])
+    numbers = (site.window.closed, site.issued, site.delivered)
+    closed, issued, delivered = (int(array[row]) for array in numbers)
+    return row, meter.name, closed, meter.settled_us, meter.latest_us, issued, delivered, int(site.retired[row])
 
 
 def _oldest_day(site: SiteState, row: int) -> int:
@@ -204,12 +204,12 @@ def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int,
 
 
 def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, int]) -> None:
-    row, name, closed, settled_us, latest_us, forecast, delivered, retired = line
+    row, name, closed, settled_us, latest_us, issued, delivered, retired = line
     meter = site.add_meter(name)
     if meter.row != row:
         raise ValueError(f"meter {name} stands in row {row}, expected {meter.row}")
     meter.settled_us, meter.latest_us = settled_us, latest_us
-    site.window.closed[row], site.forecast[row], site.delivered[row] = closed, forecast, delivered
+    site.window.closed[row], site.issued[row], site.delivered[row] = closed, issued, delivered
     site.retired[row] = bool(retired)
 
 

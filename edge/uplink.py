@@ -6,7 +6,7 @@ ack covers it; at most `window` batches are under way at once, and those unanswe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -77,7 +77,7 @@ class UplinkLedger:
         wants_dropped = any(first < oldest <= last + 1 for first, last in acked.missing)
         return acked.epoch == self.epoch and (acked.seq >= self.next_seq or wants_dropped)
 
-    def renew(self, epoch: str, waiting: list[tuple[int, int]]) -> None:
+    def renew(self, epoch: str, waiting: Sequence[tuple[int, int]]) -> None:
         """Go on under a new epoch, in which the waiting batches are numbered from 1."""
         self.epoch, self._waiting, self._sent_s, self._sendings = epoch, dict(waiting), {}, {}
         self.next_seq = len(waiting) + 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, Self
@@ -24,16 +23,6 @@ SCHEMA: Final = 1
 MAX_UPLINK_BYTES: Final = 262_144
 MAX_UPLINK_JSON_BYTES: Final = 32 * 1024 * 1024  # a batch that inflates to more is no batch of ours
 MAX_DEAD_LETTER_PAYLOAD: Final = 4096
-UPLINK_KINDS: Final = (
-    "readings",
-    "revisions",
-    "scores",
-    "forecasts",
-    "covariates",
-    "dead_letters",
-    "gaps",
-    "events",
-)
 
 
 READING_COLUMNS: Final = ("meter_id", "ts_us", "value", "unit", "kind", "period_s", "quality", "received_us")
@@ -253,8 +242,3 @@ def dead_letter(topic: str, payload: bytes, reason: str, received_at: str, *, it
 def columns_of(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
     """Rows in the order of `names` as columns."""
     return dict(zip(names, (list(column) for column in zip(*rows, strict=True)), strict=True)) if rows else {}
-
-
-def dump_json(content: object) -> str:
-    """Compact JSON that refuses NaN, for content outside a Message."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False)

@@ -7,8 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.bootstrap import ArtifactFolder, build_node
-from edge.effects import Commit, Effect, Event, Publish, RawMessage, ReadingsArrived, RenewEpoch, SaveArtifact, Tick
+from edge.artifacts import ArtifactFolder
+from edge.bootstrap import build_node
+from edge.effects import (
+    Commit,
+    Effect,
+    EpochRenewed,
+    Event,
+    Publish,
+    RawMessage,
+    ReadingsArrived,
+    RenewEpoch,
+    SaveArtifact,
+    Tick,
+)
 from edge.node import Node
 from edge.store import Store
 from shared import params_file
@@ -54,7 +66,7 @@ class EdgeAtDesk:
             elif isinstance(effect, SaveArtifact):
                 self.artifacts.save(effect.sha256, effect.artifact)
             elif isinstance(effect, RenewEpoch):
-                self.node.uplink.renew(effect.epoch, self.store.renew_epoch(effect.epoch))
+                self.tell(EpochRenewed(effect.epoch, tuple(self.store.renew_epoch(effect.epoch))))
             elif isinstance(effect, Publish):
                 self.published.append(effect)
         return effects
