@@ -27,7 +27,7 @@ from central.triggers import Triggers
 from central.work import WorkFolder, replace_bytes
 from shared.calendars import site_calendar
 from shared.clock import wall_now
-from shared.errors import ExitCode, ParamsError
+from shared.errors import ExitCode, MetercastError, ParamsError
 from shared.mqtt import Connection
 from shared.params import Params
 from shared.telemetry import serve_metrics
@@ -149,7 +149,11 @@ def _champion(work: WorkFolder) -> Champion | None:
     manifest = load_rollout(work).champion
     if manifest is None:
         return None
-    artifact = work.artifact(manifest.sha256).read_bytes()
+    path = work.artifact(manifest.sha256)
+    try:
+        artifact = path.read_bytes()
+    except OSError as error:
+        raise MetercastError(f"champion {path}: {error.strerror}; fetch it from the registry's run") from error
     return Champion(manifest, artifact, trained_until_us(work.trainings, manifest))
 
 
