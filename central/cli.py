@@ -122,6 +122,12 @@ def _common(*, nested: bool = False) -> argparse.ArgumentParser:
     return common
 
 
+def _version(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a version of the record, 0 or above")
+    return int(text)
+
+
 def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     export = commands.add_parser(
         "export", parents=[common], help="read the record back as Parquet or CSV, also while `run` runs"
@@ -129,7 +135,9 @@ def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     export.add_argument("--readings", type=Path, metavar="OUT", help="readings, one row for each identity")
     export.add_argument("--dead-letters", type=Path, metavar="OUT", help="dead letters, one row for each id")
     export.add_argument("--site", help="only this site")
-    export.add_argument("--version", type=int, metavar="N", help="the readings as they stood at this record version")
+    export.add_argument(
+        "--version", type=_version, metavar="N", help="the readings as they stood at this record version"
+    )
     export.set_defaults(command=_export)
 
 

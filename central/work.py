@@ -62,8 +62,12 @@ class WorkFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the folder to this process while the context lasts; raises MetercastError when another has it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / "lock").open("w")
+        except OSError as error:
+            raise MetercastError(f"central.work_dir {self.root}: {error.strerror}") from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -54,9 +54,11 @@ def plan_of(params: Params) -> Plan:
 
 def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     """A node that goes on where the store's last commit stopped."""
+    leads = scored_leads(params.step_s, params.horizon_steps)
+    store.belong_to(site=params.site, step_s=params.step_s, leads=leads)
     facts = store.facts
     topics = SiteTopics(params.mqtt.root, params.site)
-    site = SiteState(params, Scoreboard(scored_leads(params.step_s, params.horizon_steps)))
+    site = SiteState(params, Scoreboard(leads))
     store.load_site(site)
     load = partial(
         inference.load,

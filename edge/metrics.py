@@ -19,6 +19,7 @@ _COUNTERS = {
     "dead_letters": ("metercast_dead_letters", "Inputs refused with a reason", ()),
     "intervals": ("metercast_intervals", "Intervals closed and revised", ("result",)),
     "forecasts": ("metercast_forecasts", "Forecasts by the rung that made them", ("rung",)),
+    "superseded": ("metercast_forecasts_superseded", "Origins skipped for a newer one", ()),
     "meters": ("metercast_meters_changed", "Meters that were retired", ("change",)),
     "control": ("metercast_control_messages", "Control messages that could not be read", ("result",)),
     "commits_failed": ("metercast_commits_failed", "Commits that had to be tried again", ()),

@@ -102,7 +102,7 @@ class Node:
                 self.uplink.renew(epoch, waiting)
                 return []
             case AckedArrived(topic, payload):
-                return self._on_acked(topic, payload)
+                return self._on_acked(topic, payload, wall_us)
             case DesiredArrived(topic, payload):
                 return self._on_desired(topic, payload, wall_us)
             case ChunkArrived(sha256, number, payload):
@@ -312,12 +312,11 @@ class Node:
             changes.meters |= self._confirmed
             self._confirmed = set()
 
-    def _on_acked(self, topic: str, payload: bytes) -> list[Effect]:
+    def _on_acked(self, topic: str, payload: bytes, wall_us: int) -> list[Effect]:
         try:
             acked = Acked.decode(payload, topic)
-        except MessageRefused:
-            self.counters["control", "refused"] += 1
-            return []
+        except MessageRefused as reason:
+            return self._refuse_control(topic, payload, reason, wall_us)
         if self.uplink.disowned_by(acked):
             self.counters["epochs_renewed", ""] += 1
             return [RenewEpoch(self._new_id())]
@@ -328,12 +327,16 @@ class Node:
         try:
             desired = Desired.decode(payload, topic)
         except MessageRefused as reason:
-            self.counters["control", "refused"] += 1
-            self.counters["dead_letters", ""] += 1
-            letter = dead_letter(topic, payload, str(reason), self._at(wall_us))
-            outbox = self.uplink.enqueue({"dead_letters": _letter_columns([letter])}, self._at(wall_us))
-            return [self._commit(Changes(outbox=outbox)), Publish(self.topics.dead_letter, letter.encode())]
+            return self._refuse_control(topic, payload, reason, wall_us)
         return self._models_changed(self.models.on_desired(desired, to_datetime(wall_us)))
+
+    def _refuse_control(self, topic: str, payload: bytes, reason: MessageRefused, wall_us: int) -> list[Effect]:
+        """A control message that cannot be read is a dead letter like any other input."""
+        self.counters["control", "refused"] += 1
+        self.counters["dead_letters", ""] += 1
+        letter = dead_letter(topic, payload, str(reason), self._at(wall_us))
+        outbox = self.uplink.enqueue({"dead_letters": _letter_columns([letter])}, self._at(wall_us))
+        return [self._commit(Changes(outbox=outbox)), Publish(self.topics.dead_letter, letter.encode())]
 
     def _models_changed(self, effects: list[Effect]) -> list[Effect]:
         """Artifacts are saved first, then the choice is committed; only then old ones go and the world is told."""

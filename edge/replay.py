@@ -122,6 +122,8 @@ def load(file: Path) -> Rows:
         rows = _load_parquet(file) if file.suffix == ".parquet" else _load_csv(file)
     except OSError as error:
         raise DataFileError(f"{file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{file}: not UTF-8 text") from error
     strange = next((name for name in rows.meter if not is_id(name)), None)
     if strange is not None:
         raise DataFileError(f"{file}: meter_id {strange!r} is not 1 to 64 of letters, digits, _ . : -")

@@ -112,7 +112,7 @@ class RoundMaker:
             origins: Ints = self._made[rows] + 1
             return origins
         newest: Ints = self._site.window.closed[rows].copy()
-        self._counters["forecasts", "superseded"] += int((newest - self._made[rows] - 1).sum())
+        self._counters["superseded", ""] += int((newest - self._made[rows] - 1).sum())
         return newest
 
     def _round(self, rows: Ints, origin: int, now_us: int, changes: Changes, made: Made) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -63,6 +63,7 @@ class Store:
     """The state database of one edge."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
@@ -91,6 +92,24 @@ class Store:
     def facts(self) -> dict[str, str]:
         """Named single values: epoch, clock, models."""
         return dict(self._db.execute("SELECT name, value FROM facts"))
+
+    def belong_to(self, *, site: str, step_s: int, leads: Sequence[int]) -> None:
+        """Make sure that this state is of this site, step and scored leads; a new one becomes so.
+
+        Raises StateError for another site or step. Other leads only cost the scores that were pending.
+        """
+        held = self.facts
+        for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
+            if held.get(name, value) != value:
+                raise StateError(
+                    f"edge.state_dir {self._folder}: was begun with {key} {held[name]}, not {value}; "
+                    "go back to that, or set another edge.state_dir"
+                )
+        wanted = ",".join(map(str, leads))
+        if held.get("leads", wanted) != wanted:
+            self._db.execute("DELETE FROM issued")
+        facts = {"site": site, "step_s": str(step_s), "leads": wanted}
+        self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
     @property
     def arrivals(self) -> dict[int, bytes]:

@@ -79,7 +79,10 @@ def parse_duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; expected something like 30s, 15min, 1h or 14d")
-    return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
+    except OverflowError as error:
+        raise ValueError(f"{text!r:.40} is longer than any duration") from error
 
 
 def format_duration(duration: timedelta) -> str:

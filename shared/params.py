@@ -37,7 +37,10 @@ def _scored_lead(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, (str, Path)) else value
+    try:
+        return Path(value).expanduser() if isinstance(value, (str, Path)) else value
+    except RuntimeError as error:
+        raise ValueError(f"{value}: {error}") from error
 
 
 def _with_tilde(path: Path) -> str:

@@ -155,7 +155,10 @@ def _typed(key: Key, text: str) -> object:
     """The value `text` stands for under `key`: text for text, YAML for lists, else what pydantic reads from text."""
     options = get_args(key.type) if get_origin(key.type) in (Union, types.UnionType) else (key.type,)
     if any(get_origin(option) is tuple for option in options):
-        value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        try:
+            value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        except yaml.YAMLError as error:
+            raise ParamsError(f"{key.name}: {text!r:.60} is no list") from error
         return value if isinstance(value, list) else text
     return None if text in ("", "null") and types.NoneType in options else text
 

@@ -56,11 +56,13 @@ def decode(
     A reading without `ts` takes `arrived_us`; energy without `period_s` covers `default_period_us` (the grid's step).
     """
     try:
-        content = json.loads(payload)
+        content = json.loads(payload.decode())
     except (ValueError, RecursionError) as error:
         return [], [RefusedItem(None, payload, f"not JSON: {str(error)[:120]}")]
     listed = isinstance(content, list)
     items = content if listed else [content]
+    if not items:
+        return [], [RefusedItem(None, payload, "an empty list holds no reading")]
     if len(items) > MAX_ITEMS:
         return [], [RefusedItem(None, payload, f"{len(items)} readings in one message; at most {MAX_ITEMS} are taken")]
     taken: list[Reading] = []
@@ -132,6 +134,6 @@ def _period_us(item: dict[str, Any], kind: Kind, default_us: int) -> int:
     period_s = item.get("period_s")
     if period_s is None:
         return default_us
-    if isinstance(period_s, bool) or not isinstance(period_s, (int, float)) or not 0 < period_s <= _MAX_PERIOD_S:
-        raise ReadingRefused(f"period_s {period_s!r:.40} is not within 0 and {_MAX_PERIOD_S}")
+    if isinstance(period_s, bool) or not isinstance(period_s, (int, float)) or not 1 <= period_s <= _MAX_PERIOD_S:
+        raise ReadingRefused(f"period_s {period_s!r:.40} is not within 1 and {_MAX_PERIOD_S}")
     return round(period_s * SECOND_US)

@@ -51,7 +51,7 @@ def test_a_meter_that_publishes_gets_a_retained_forecast_and_the_status_says_onl
     late_comer = Watcher(broker.port)
     late_comer.wait("forecasts/m1", lambda seen: len(seen) == 1, "the retained forecast")
     late_comer.connection.stop()
-    assert watcher.of_topic("status")[0]["state"] == "online"
+    watcher.wait("status", lambda seen: seen[0]["state"] == "online", "online")
     assert edge.stop() == ExitCode.OK
     watcher.wait("status", lambda seen: seen[-1]["state"] == "offline", "offline after a clean stop")
 

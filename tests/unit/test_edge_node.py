@@ -113,7 +113,7 @@ def test_under_the_wall_clock_only_the_newest_origin_is_forecast(tmp_path: Path)
     wall_us = START_US + 10 * HOUR_US + 60_000_000
     desk.send(*[("m1", reading(hour, 1.0)) for hour in range(10)], wall_us=wall_us)
     assert [f["origin"] for f in desk.of_topic("forecasts/m1")] == [iso(START_US + 10 * HOUR_US)]
-    assert desk.node.counters["forecasts", "superseded"] == 9
+    assert desk.node.counters["superseded", ""] == 9
 
 
 def test_before_the_queue_of_an_outage_has_come_no_meter_counts_as_silent(tmp_path: Path) -> None:
@@ -322,6 +322,29 @@ def test_a_long_list_of_refused_readings_is_answered_with_few_letters_that_count
     assert sum(letter["count"] for letter in desk.dead_letters) == 500
     assert len(desk.dead_letters) <= 21
     assert max(len(letter["payload"]) for letter in desk.dead_letters) < 200
+
+
+def test_another_site_or_step_over_an_old_state_is_refused_by_name_and_another_horizon_goes_on(
+    desk: EdgeAtDesk,
+) -> None:
+    desk.send(*[("m1", reading(hour, 1.0)) for hour in range(30)])
+    desk.store.close()
+    for setting, key in (
+        ("site=other", "site desk, not other"),
+        ("grid.step=30min", "grid.step in seconds 3600, not 1800"),
+    ):
+        with pytest.raises(StateError, match=key):
+            EdgeAtDesk(desk.folder, settings=(setting,))
+    shorter = EdgeAtDesk(desk.folder, settings=("forecast.horizon=24h",))
+    shorter.send(("m1", reading(30, 1.0)))
+    assert len(shorter.of_topic("forecasts/m1")[-1]["quantiles"]["0.5"]) == 24
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b'{"schema": 1}'])
+def test_an_ack_that_cannot_be_read_is_a_dead_letter_too(desk: EdgeAtDesk, payload: bytes) -> None:
+    desk.tell(AckedArrived("metercast/desk/uplink/acked", payload))
+    assert [letter["topic"] for letter in desk.dead_letters] == ["metercast/desk/uplink/acked"]
+    assert len(desk.rows("dead_letters")) == 1
 
 
 def test_a_second_edge_on_the_same_folder_is_refused_in_a_sentence(desk: EdgeAtDesk) -> None:

@@ -65,6 +65,8 @@ def test_lists_can_be_set_with_commas() -> None:
         ("drift: {lead: 24}", "drift.lead: 24 has no unit"),
         ("forecast: {quantiles: [0.9, 0.1]}", "forecast: quantiles must ascend"),
         ("edge: {batch: 5000}", "mqtt.receive_maximum 2000 is below edge.batch 5000"),
+        ("grid: {max_age: 99999999999d}", "grid.max_age: '99999999999d' is longer than any duration"),
+        ("edge: {state_dir: ~nouser/x}", "edge.state_dir: ~nouser/x"),
         ("- a list", "expected keys and values at the top"),
         ("a: [", "not YAML"),
     ],
@@ -82,6 +84,11 @@ def test_a_mistake_is_one_line_with_file_key_and_what_was_expected(tmp_path: Pat
 def test_a_wrong_set_is_one_line_that_names_it(pair: str) -> None:
     with pytest.raises(ParamsError, match=f"--set.*{pair.partition('=')[0].split('.')[0]}"):
         params_file.load(overrides=[pair])
+
+
+def test_a_broken_list_is_one_line_that_names_its_key() -> None:
+    with pytest.raises(ParamsError, match=r"^forecast\.quantiles: '\[' is no list$"):
+        params_file.load(overrides=["forecast.quantiles=["])
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
