@@ -7,24 +7,9 @@ from dataclasses import dataclass
 
 from central.bootstrap import open_record, open_registry, require_built, work_folder
 from shared.errors import MetercastError
+from shared.findings import Finding
 from shared.mqtt import Connection
 from shared.params import Params
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: what was found, and what to do when it is not good."""
-
-    good: bool
-    subject: str
-    found: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        """`ok subject: found` or `MEND subject: found → mend`."""
-        return f"{'ok  ' if self.good else 'MEND'} {self.subject}: {self.found}" + (
-            f" → {self.mend}" if self.mend else ""
-        )
 
 
 @dataclass(frozen=True, slots=True)

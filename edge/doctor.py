@@ -6,32 +6,16 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from edge.store import DATABASE
 from shared.errors import BrokerUnreachable
+from shared.findings import Finding
 from shared.mqtt import Connection
 from shared.params import Params
 
 FREE_BYTES_WANTED: Final = 200 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: what was found, and what to do when it is not good."""
-
-    good: bool
-    subject: str
-    found: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        """`ok subject: found` or `MEND subject: found → mend`."""
-        return f"{'ok  ' if self.good else 'MEND'} {self.subject}: {self.found}" + (
-            f" → {self.mend}" if self.mend else ""
-        )
 
 
 def examine(params: Params) -> list[Finding]:
