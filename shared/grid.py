@@ -22,10 +22,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.clock import HOUR_US
+
 Kind = Literal["power", "energy", "register"]
 KINDS: Final[tuple[Kind, ...]] = ("energy", "register", "power")  # where two kinds cover an interval alike, first wins
 MIN_COMPLETENESS: Final = 0.5
-_HOUR_US: Final = 3_600_000_000
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -94,13 +95,13 @@ def segments(readings: MeterReadings, kind: Kind, rules: GridRules) -> Segments:
     if kind == "register":
         start_us, end_us = ts_us[:-1], ts_us[1:]
         used = np.diff(value)
-        load_kw = used / ((end_us - start_us) / _HOUR_US)
+        load_kw = used / ((end_us - start_us) / HOUR_US)
         kept = (used >= 0) & (end_us - start_us <= rules.max_gap_us)
         return Segments(start_us[kept], end_us[kept], load_kw[kept])
     reach_us = readings.period_us if kind == "energy" else np.full(len(ts_us), rules.hold_us, dtype=np.int64)
     end_us = ts_us + reach_us
     end_us[:-1] = np.minimum(end_us[:-1], ts_us[1:])
-    load_kw = value / (readings.period_us / _HOUR_US) if kind == "energy" else value
+    load_kw = value / (readings.period_us / HOUR_US) if kind == "energy" else value
     kept = end_us > ts_us
     return Segments(ts_us[kept], end_us[kept], load_kw[kept])
 

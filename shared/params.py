@@ -165,7 +165,9 @@ class EdgeParams(Section):
 class OutboxParams(Section):
     """The edge's numbered batches that wait for central."""
 
-    max_bytes: int = Field(268_435_456, ge=1_048_576, description="largest size of the outbox on disk")
+    max_bytes: int = Field(
+        268_435_456, ge=1_048_576, description="size of the outbox from 80 % of which the status is degraded"
+    )
 
 
 class UplinkParams(Section):
