@@ -41,6 +41,9 @@ SCORE_COLUMNS: Final = (
 )
 DEAD_LETTER_COLUMNS: Final = ("id", "topic", "payload", "payload_b64", "reason", "received_us", "count")
 EVENT_COLUMNS: Final = ("at_us", "event", "detail")
+# What a full outbox gave up: one row a meter; the batch that carries it has the number `to_seq` and stands for the range.
+GAP_COLUMNS: Final = ("from_seq", "to_seq", "meter_id", "readings", "reason", "at_us")
+RESTORE_WANTED: Final = "restore wanted: the state is empty"  # an edge's reason in its status; central answers it
 
 
 def _accepted(schema: object) -> object:
@@ -212,6 +215,34 @@ class Uplink(Message):
             if len({len(column) for column in columns.values()}) > 1:
                 raise MessageRefused(f"{topic}: the columns of {kind} differ in length")
         return batch
+
+
+class RestoredMeter(BaseModel):
+    """One meter's closed intervals: load in kW from the interval that starts at `first` on, null where missing."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    first: str
+    load_kw: list[float | None]
+
+
+class Restore(Message):
+    """What central's record knows of a site's closed intervals, for the edge of this epoch; part 1 … `parts`."""
+
+    site: str
+    epoch: str
+    part: int = Field(1, ge=1)
+    parts: int = Field(1, ge=1)
+    step_s: int = Field(ge=1)
+    meters: dict[str, RestoredMeter] = {}
+
+    def compress(self) -> bytes:
+        """Gzip of the JSON, equal for equal content."""
+        return gzip.compress(self.encode(), compresslevel=5, mtime=0)
+
+    @classmethod
+    def decompress(cls, payload: bytes, topic: str) -> Self:
+        """Read a part, bounded before it is inflated; raises MessageRefused naming `topic`."""
+        return cls.decode(inflate(payload, MAX_UPLINK_JSON_BYTES, topic), topic)
 
 
 def inflate(payload: bytes, limit: int, source: str) -> bytes:

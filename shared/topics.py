@@ -69,6 +69,20 @@ class SiteTopics:
         return self._of("uplink", "acked")
 
     @property
+    def backfills(self) -> str:
+        """Filter of all meters' history."""
+        return self._of("backfill", "+")
+
+    def backfill(self, meter: str) -> str:
+        """Where a meter's history is loaded: a readings payload that never moves the watermark."""
+        return self._of("backfill", meter)
+
+    @property
+    def restore(self) -> str:
+        """Closed intervals from central, for an edge that begins with an empty state."""
+        return self._of("restore")
+
+    @property
     def desired(self) -> str:
         """The manifests an edge should run."""
         return self._of("models", "desired")
@@ -85,8 +99,15 @@ class SiteTopics:
 
     def meter_of(self, topic: str) -> str | None:
         """The meter level of a readings topic of this site, or None."""
-        prefix = f"{self.root}/{self.site}/readings/"
-        return topic.removeprefix(prefix) if topic.startswith(prefix) else None
+        return _below(f"{self.root}/{self.site}/readings/", topic)
+
+    def backfilled_meter_of(self, topic: str) -> str | None:
+        """The meter level of a backfill topic of this site, or None."""
+        return _below(f"{self.root}/{self.site}/backfill/", topic)
+
+
+def _below(prefix: str, topic: str) -> str | None:
+    return topic[len(prefix) :] if topic.startswith(prefix) else None
 
 
 def artifact_chunk(root: str, sha256: str, number: int) -> str:

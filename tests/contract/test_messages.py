@@ -20,6 +20,8 @@ from shared.messages import (
     ModelIdentity,
     Refusal,
     Reported,
+    Restore,
+    RestoredMeter,
     Running,
     Status,
     Uplink,
@@ -102,6 +104,14 @@ MESSAGES: dict[str, Message] = {
     "reported": Reported(
         champion=Running(name="metercast-fleet", version=3, sha256=SHA, since="2026-01-05T10:00:00Z"),
         refused=[Refusal(sha256="cd" * 32, version=4, reason="digest mismatch", at="2026-01-05T11:00:00Z")],
+    ),
+    "restore": Restore(
+        site="plant-7",
+        epoch="b03f54d18ed040cd",
+        part=1,
+        parts=2,
+        step_s=3600,
+        meters={"m1": RestoredMeter(first="2026-01-05T00:00:00Z", load_kw=[0.5, None, 1.25])},
     ),
     "drift": Drift(
         site="plant-7",
