@@ -168,6 +168,11 @@ class Connection:
         return batch
 
     @property
+    def inbox_full(self) -> bool:
+        """Whether nothing more is read from the broker until some is taken."""
+        return False
+
+    @property
     def waiting(self) -> int:
         """Messages received and not yet taken."""
         return self._inbox.qsize()

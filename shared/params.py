@@ -204,6 +204,11 @@ class EdgeParams(Section):
     metrics_port: int = Field(9464, ge=0, le=65535, description="port Prometheus metrics are served on; 0 serves none")
     batch: int = Field(1000, ge=1, description="most readings messages committed in one transaction")
     max_payload_bytes: int = Field(262_144, ge=1024, description="a larger readings payload is a dead letter")
+    dead_letters_per_minute: int = Field(
+        20,
+        ge=1,
+        description="dead letters of one meter written one by one; what is beyond them is counted in summaries",
+    )
     max_model_bytes: int = Field(67_108_864, ge=1024, description="a larger model artifact is refused")
     max_meters: int = Field(100_000, ge=1, description="meters beyond this many are dead letters")
     publish_shadow: bool = Field(
@@ -215,7 +220,9 @@ class OutboxParams(Section):
     """The edge's numbered batches that wait for central."""
 
     max_bytes: int = Field(
-        268_435_456, ge=1_048_576, description="size of the outbox from 80 % of which the status is degraded"
+        268_435_456,
+        ge=262_144,
+        description="size of the outbox; beyond it the oldest batches become a gap; the status is degraded from 80 %",
     )
 
 
