@@ -131,7 +131,7 @@ class Intake:
                 taken.refused.append(self._refused(name, message, RefusedItem(None, message.payload, reason)))
                 continue
             binding = self._site.bindings.of(self._site.name, name)
-            readings, refused = self._decoder.decode(message.payload, NO_INSTANT, binding)
+            readings, refused = self._decoder.decode(message.payload, self._received_us, binding)
             taken.refused += [self._refused(name, message, one) for one in refused]
             for reading in readings:
                 reason = self._reason_against_history(reading, name)
@@ -200,7 +200,7 @@ class Intake:
 
     def _checked(self, reading: Reading, name: str, message: RawMessage, taken: Taken) -> tuple[Meter, Reading] | None:
         """The reading as it is to be taken and its meter, a new one if need be; None when it was refused."""
-        self._clock.weigh(reading.ts_us)
+        self._clock.weigh(reading.ts_us + self._site.forms.settles_us[reading.form])
         self._bound()
         meter = self._site.meters.by_name.get(name)
         if meter is not None and self._site.forms.is_timeless[reading.form]:

@@ -36,6 +36,7 @@ from shared.topics import SiteTopics
 
 CHAMPION_ROLE: Final = ROLES.index("champion")
 CHALLENGER_ROLE: Final = ROLES.index("challenger")
+NO_LIMIT: Final = 2**62
 METERS_AT_ONCE: Final = 1000  # in one round: the features of all meters of a large site would not fit in memory
 _DECIMALS: Final = 4  # 0.1 W
 
@@ -89,7 +90,12 @@ class RoundMaker:
             origins[row] = min(int(origins[row]), number)
 
     def limits(self, rows: Ints) -> Ints:
-        """How far meters' intervals may close ahead of their forecasts without leaving a pending origin's window."""
+        """How far meters' intervals may close ahead of their forecasts without leaving a pending origin's window.
+
+        Under the wall clock only the newest origin is made, so none is pending.
+        """
+        if self._params.clock == "wall":
+            return np.full(len(rows), NO_LIMIT)
         limits: Ints = self._made[rows] + self._site.window.slack_steps
         return limits
 
@@ -123,7 +129,8 @@ class RoundMaker:
     def _round(self, rows: Ints, origin: int, now_us: int, changes: Changes, made: Made) -> None:
         site, models = self._site, self._models
         fresh = rows[site.issued[rows] < origin]
-        for number in range(int(site.issued[fresh].min()) if len(fresh) else origin, origin):
+        oldest = int(site.issued[fresh].min()) if len(fresh) else origin
+        for number in range(max(oldest, origin - site.window.slack_steps), origin):
             self._score(fresh[site.issued[fresh] <= number], number, made.scores)
         origin_us = origin * site.step_us
         result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)

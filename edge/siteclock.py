@@ -3,7 +3,7 @@
 A wall clock jumps: a board without a battery starts in the past, a wrong time server moves it by a year and back. Taken
 at its word, a jump ahead would close every meter's intervals as silent up to then. So between two tellings the wall may
 go on by STEP_AT_MOST_US and back by BACK_AT_MOST_US; what it moves beyond that is not believed (`doubt_us`) until
-readings agree with it, or nobody contradicts it for BELIEVED_AFTER_US.
+readings agree with it, or none contradicts it for BELIEVED_AFTER_US.
 
 Invariants: under the event clock now is the latest accepted `ts` and nothing else; readings near now never move the
 clock; nothing here asks for the time.
@@ -20,8 +20,8 @@ from shared.clock import SECOND_US
 MINUTE_US: Final = 60 * SECOND_US
 STEP_AT_MOST_US: Final = 10 * MINUTE_US  # the loop tells the time several times a second; a sleep is a jump like others
 BACK_AT_MOST_US: Final = MINUTE_US
-NEAR_US: Final = 15 * MINUTE_US
-BELIEVED_AFTER_US: Final = 15 * MINUTE_US
+BELIEVED_AFTER_US: Final = 180 * MINUTE_US
+MUCH_NEARER: Final = 4
 
 
 @dataclass(slots=True)
@@ -66,13 +66,17 @@ class SiteClock:
         """Now, and where there is none yet the wall clock."""
         return self.wall_us if self.now_us == NO_INSTANT else self.now_us
 
-    def weigh(self, ts_us: int) -> None:
-        """A meter's reading says that it is about `ts_us`: evidence, while the wall clock is in doubt."""
+    def weigh(self, settled_us: int) -> None:
+        """A meter has just told of the time until `settled_us`: evidence, while the wall clock is in doubt.
+
+        Meters report late by minutes or a day; so it is which of the two clocks they are much nearer to that counts.
+        """
         if not self.doubt_us:
             return
-        if abs(ts_us - self.wall_us) <= NEAR_US:
+        from_wall_us, from_now_us = abs(settled_us - self.wall_us), abs(settled_us - self.now_us)
+        if MUCH_NEARER * from_wall_us < from_now_us:
             self.doubt_us = 0
-        elif abs(ts_us - self.now_us) <= NEAR_US:
+        elif MUCH_NEARER * from_now_us < from_wall_us:
             self._doubted_us = 0
 
     def accept(self, ts_us: int) -> None:

@@ -290,20 +290,20 @@ def _oldest_day(site: SiteState, row: int) -> int:
 
 def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, bytes]]:
     """Each touched day of the ring as one blob, loads then flags; slots not yet closed are NaN."""
-    per_day = site.steps_per_day
-    days = {
-        (row, day)
-        for row, first, count in changes.closed
-        for day in range(first // per_day, (first + count - 1) // per_day + 1)
-    }
-    for row, day in days:
+    per_day, window = site.steps_per_day, site.window
+    touched: dict[int, set[int]] = {}
+    for row, first, count in changes.closed:
+        for day in range(first // per_day, (first + count - 1) // per_day + 1):
+            touched.setdefault(day, set()).add(row)
+    for day, rows in touched.items():
+        place = np.fromiter(rows, dtype=np.int64, count=len(rows))[:, None]
         numbers = np.arange(day * per_day, (day + 1) * per_day)
-        closed = int(site.window.closed[row])
-        held = (numbers < closed) & (numbers >= closed - site.window.width)
-        columns = numbers % site.window.width
-        load_kw = np.where(held, site.window.load_kw[row, columns], np.nan).astype(np.float32)
-        flags = np.where(held, site.window.flags[row, columns], Flag.GAP).astype(np.uint8)
-        yield row, day, load_kw.tobytes() + flags.tobytes()
+        closed = window.closed[place]
+        held = (numbers < closed) & (numbers >= closed - window.width)
+        load_kw = np.where(held, window.load_kw[place, numbers % window.width], np.float32(np.nan))
+        flags = np.where(held, window.flags[place, numbers % window.width], np.uint8(Flag.GAP))
+        for row, loads, told in zip(rows, load_kw, flags, strict=True):
+            yield row, day, loads.tobytes() + told.tobytes()
 
 
 def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, int]) -> None:

@@ -88,6 +88,12 @@ class EdgeAtDesk:
                 self.published.append(effect)
         return effects
 
+    def tell_at_once_and_believe(self, wall_us: int) -> None:
+        """The wall clock is set to `wall_us`, and a meter agrees."""
+        self.node.clock.tell(wall_us)
+        self.node.clock.weigh(wall_us)
+        self.tell_at_once(Tick(caught_up=True), wall_us)
+
     def tick(self, wall_us: int = START_US) -> None:
         """Let the node close and forecast until nothing is due."""
         self.tell(Tick(caught_up=True), wall_us)
