@@ -352,8 +352,8 @@ def stuck_steps(load_kw: NDArray[np.floating], steps_per_day: int) -> Bools:
     time differs in its last bits, and a difference of large registers in as much as 1e-7 of a small load, while the
     finest meters resolve a hundred-thousandth. So the edge's float32 and central's float64 are judged alike.
     """
-    load = load_kw.astype(np.float32).astype(np.float64)
-    steps = np.arange(load.shape[-1])
+    load = load_kw.astype(np.float32, copy=False)
+    steps = np.arange(load.shape[-1], dtype=np.int32)
     moved = np.ones(load.shape, dtype=np.bool_)
     before, after = load[..., :-1], load[..., 1:]
     moved[..., 1:] = ~(np.abs(after - before) <= SAME_LOAD * np.abs(before))

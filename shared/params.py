@@ -172,6 +172,13 @@ class MeterBinding(Section):
         """What is possible at these meters."""
         return MeterLimits(self.register_max_kwh, self.min_kw, self.max_kw)
 
+    def kind_of(self, unit: str) -> Kind | None:
+        """What a value in `unit` sent without a kind is: the only kind of that unit, else ours; None if none is told."""
+        kinds = UNITS[unit].kinds
+        if len(kinds) == 1:
+            return kinds[0]
+        return self.kind if self.kind in kinds else None
+
     @cached_property
     def period_us(self) -> int | None:
         """`period` in microseconds."""
