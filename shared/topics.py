@@ -97,6 +97,10 @@ class SiteTopics:
         """What central saw drift and what it decided."""
         return self._of("drift")
 
+    def probe(self, token: str) -> str:
+        """Where the doctor parks messages of its own to count what comes back."""
+        return self._of("doctor", token)
+
     def meter_of(self, topic: str) -> str | None:
         """The meter level of a readings topic of this site, or None."""
         return _below(f"{self.root}/{self.site}/readings/", topic)
