@@ -37,7 +37,15 @@ def examine(folder: Path, *, outbox_left_bytes: int, state_bytes: int) -> list[F
 def nearest(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     absolute = folder.absolute()
-    return next(path for path in (absolute, *absolute.parents) if path.exists())
+    return next(path for path in (absolute, *absolute.parents) if _exists(path))
+
+
+def _exists(path: Path) -> bool:
+    """Also False behind a folder we may not enter."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def time_sync(folder: Path) -> float:

@@ -28,9 +28,10 @@ _EMPTY: Final = 0  # the schema of a database nobody has written to
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the state folder holds; without a database the rest is empty."""
+    """What the state folder holds; without a database the rest is empty. `barrier` is what kept us from reading it."""
 
     there: bool
+    barrier: str = ""
     in_use: bool = False
     verdict: str = "ok"
     schema: int = SCHEMA_VERSION
@@ -46,19 +47,18 @@ def look(folder: Path) -> Seen:
     """Everything there is to see; never raises for what it finds."""
     file = folder / DATABASE
     quarantined = tuple(sorted(path.name for path in folder.glob(QUARANTINE)))
-    if not file.exists():
-        return Seen(there=False, quarantined=quarantined)
-    seen = Seen(there=True, in_use=_is_locked(folder / LOCK), quarantined=quarantined)
+    seen = Seen(there=False, quarantined=quarantined)
     try:
+        if not file.exists():
+            return seen
+        size_bytes = sum(path.stat().st_size for path in folder.glob(f"{DATABASE}*"))
+        seen = replace(seen, there=True, size_bytes=size_bytes, in_use=_is_locked(folder / LOCK))
         with closing(_open(file)) as database:
-            return _look_inside(database, replace(seen, size_bytes=_size_bytes(file)))
-    except (OSError, sqlite3.Error) as error:
+            return _look_inside(database, seen)
+    except (OSError, sqlite3.OperationalError) as error:
+        return replace(seen, there=True, barrier=str(error))
+    except sqlite3.DatabaseError as error:
         return replace(seen, verdict=str(error))
-
-
-def _size_bytes(file: Path) -> int:
-    """Of the database and its log."""
-    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
 
 
 def _is_locked(lock: Path) -> bool:
@@ -89,7 +89,7 @@ def _look_inside(database: sqlite3.Connection, seen: Seen) -> Seen:
         schema=schema,
         verdict=verdict,
         facts=dict(_rows(database, "SELECT name, value FROM facts")),
-        latest_us=dict(_rows(database, "SELECT name, latest_us FROM meters")),
+        latest_us=dict(_rows(database, "SELECT name, CAST(coalesce(latest_us, 0) AS INTEGER) FROM meters")),
         batches=waiting[0][0],
         outbox_bytes=int(waiting[0][1]),
     )
@@ -106,6 +106,9 @@ def judge(seen: Seen, params: Params) -> list[Finding]:
     """Whether the state is sound, this edge's, and far from its bounds."""
     if not seen.there or seen.schema == _EMPTY:
         return [ok("state", f"none yet in {params.edge.state_dir}; the first run makes it"), *_set_aside(seen)]
+    if seen.barrier:
+        mend = "ask again as the user whose edge it is, or change the owner of edge.state_dir"
+        return [to_mend("state", f"cannot be read: {seen.barrier}", mend), *_set_aside(seen)]
     if seen.verdict != "ok":
         mend = "start the edge: it sets a damaged state aside and begins a new one; else move the folder away"
         return [to_mend("state", f"{DATABASE} is damaged: {seen.verdict}", mend), *_set_aside(seen)]

@@ -25,7 +25,7 @@ def span(seconds: float) -> str:
     for unit, many in _SPANS:
         if seconds >= 2 * many:
             return f"{seconds / many:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def counted(count: int, noun: str) -> str:
