@@ -21,11 +21,13 @@ from shared.params import MqttParams
 
 MESSAGE_BYTES: Final = 80  # as large as a reading, for brokers that limit the queue's bytes
 SESSION_EXPIRY: Final = timedelta(minutes=2)
-QUIET_S: Final = 1.0  # nothing more comes when nothing came for so long
+QUIET_S: Final = 3.0  # a broker that sent nothing for so long has stopped
 PATIENCE_S: Final = 5.0
-CONFIRMED_WITHIN_S: Final = 60.0
+CONFIRMED_WITHIN_S: Final = 20.0
 _UNCONFIRMED_AT_MOST: Final = 5_000
+_AT_ONCE: Final = 5_000
 _READY: Final = b"ready"
+_LAST: Final = b"last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def park(params: MqttParams, *, topic: str, client_id: str, count: int) -> Parki
         if not _subscribe(brief, topic, client_id):
             return None
         _send(params, topic, f"{client_id}-sender", count)
-        return _collect(brief, client_id, count)
+        return _collect(brief, topic, client_id, count)
     finally:
         with suppress(BrokerUnreachable):
             _end_session(params, client_id)
@@ -86,33 +88,40 @@ def _wait(deliveries: list[Delivery]) -> None:
         time.sleep(0.01)
 
 
-def _collect(params: MqttParams, client_id: str, count: int) -> Parking:
+def _collect(params: MqttParams, topic: str, client_id: str, count: int) -> Parking:
     connection = Connection(params, client_id=client_id)
     connection.start(PATIENCE_S)
     try:
         granted = connection.granted
-        held = _until_quiet(connection, count)
-        returned = _distinct(held)
+        connection.publish(topic, _LAST)  # a broker delivers in order: when this comes, nothing else is left
+        held = _until_stopped(connection)
+        returned = _parked(held)
         unacknowledged = len(returned)
-        while held and len(returned) < count:
+        while held and not _has_last(held):
             connection.acknowledge(held)
-            held = connection.receive(count, QUIET_S)
-            returned |= _distinct(held)
+            held = connection.receive(_AT_ONCE, QUIET_S)
+            returned |= _parked(held)
         return Parking(count, len(returned), unacknowledged, granted is not None and granted.session_present)
     finally:
         connection.stop()
 
 
-def _until_quiet(connection: Connection, count: int) -> list[Incoming]:
+def _until_stopped(connection: Connection) -> list[Incoming]:
     """What the broker sends without any acknowledgement."""
     held: list[Incoming] = []
-    while len(held) < count and (more := connection.receive(count, QUIET_S)):
+    while more := connection.receive(_AT_ONCE, QUIET_S):
         held += more
+        if _has_last(more):
+            break
     return held
 
 
-def _distinct(messages: list[Incoming]) -> set[bytes]:
-    return {message.payload for message in messages} - {_READY}
+def _parked(messages: list[Incoming]) -> set[bytes]:
+    return {message.payload for message in messages} - {_READY, _LAST}
+
+
+def _has_last(messages: list[Incoming]) -> bool:
+    return any(message.payload == _LAST for message in messages)
 
 
 def _end_session(params: MqttParams, client_id: str) -> None:
