@@ -59,6 +59,40 @@ class Will:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A broker's answer to our CONNECT: its reason code (0 accepts us), and its limits.
+
+    Invariant: what the broker left out is what MQTT 5 says it means then.
+    """
+
+    reason_code: int
+    reason: str
+    session_present: bool
+    session_expiry_s: int
+    receive_maximum: int
+    max_packet_bytes: int | None
+    max_qos: int
+    retain: bool
+    wildcards: bool
+
+    @classmethod
+    def of(cls, reason: ReasonCode, flags: ConnectFlags, properties: Properties | None, asked_expiry_s: int) -> Granted:
+        """As paho hands it over; the expiry is what we asked for unless the broker says another."""
+        said = vars(properties) if properties else {}
+        return cls(
+            reason_code=reason.value,
+            reason=str(reason),
+            session_present=flags.session_present,
+            session_expiry_s=said.get("SessionExpiryInterval", asked_expiry_s),
+            receive_maximum=said.get("ReceiveMaximum", 65_535),
+            max_packet_bytes=said.get("MaximumPacketSize"),
+            max_qos=said.get("MaximumQoS", 2),
+            retain=bool(said.get("RetainAvailable", 1)),
+            wildcards=bool(said.get("WildcardSubscriptionAvailable", 1)),
+        )
+
+
 class Delivery:
     """One publication under way."""
 
@@ -102,6 +136,7 @@ class Connection:
         self._connections = 0
         self._up = threading.Event()
         self._refusal = ""
+        self._granted: Granted | None = None
         self.dropped = 0
         self._client = self._make_client(client_id)
         if will is not None:
@@ -156,6 +191,11 @@ class Connection:
         """How often the broker has accepted us: what it kept of ours may be gone after each."""
         return self._connections
 
+    @property
+    def granted(self) -> Granted | None:
+        """What the broker answered to our latest CONNECT, be it yes or no; None before any answer."""
+        return self._granted
+
     def receive(self, limit: int, timeout_s: float) -> list[Incoming]:
         """Up to `limit` messages in order; waits at most `timeout_s` for the first."""
         batch: list[Incoming] = []
@@ -209,8 +249,9 @@ class Connection:
             self._client.unsubscribe(name)
 
     def _on_connect(
-        self, client: Client, _userdata: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
+        self, client: Client, _userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        self._granted = Granted.of(reason, flags, properties, self._session_expiry_s)
         if reason.is_failure:
             self._refusal = f"the broker refused us: {reason}"
             log.warning("connect refused", extra={"reason": str(reason)})

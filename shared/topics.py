@@ -101,6 +101,10 @@ class SiteTopics:
         """What central saw drift and what it decided."""
         return self._of("drift")
 
+    def probe(self, token: str) -> str:
+        """Where the doctor parks messages of its own to count what comes back."""
+        return self._of("doctor", token)
+
     def meter_of(self, topic: str) -> str | None:
         """The meter level of a readings topic of this site, or None."""
         return topic[len(self._readings) :] if topic.startswith(self._readings) else None
