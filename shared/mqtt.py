@@ -80,11 +80,13 @@ class Connection:
         will: Will | None = None,
         keep_bytes: int = 1_048_576,
         inbox_bytes: int = 67_108_864,
+        keepalive_s: int = 30,
         lasting: bool = True,
     ) -> None:
         self._params = params
         self._session_expiry_s = int(params.session_expiry.total_seconds()) if lasting else 0
         self._keep_bytes = keep_bytes
+        self._keepalive_s = keepalive_s
         self._filters = {name: SubscribeOptions(qos=1) for name in filters}
         self._inbox = Inbox(at_most=params.receive_maximum, at_most_bytes=inbox_bytes)
         self._connects = 0
@@ -116,7 +118,11 @@ class Connection:
         where = f"{self._params.host}:{self._params.port}"
         try:
             self._client.connect(
-                self._params.host, self._params.port, keepalive=30, clean_start=False, properties=properties
+                self._params.host,
+                self._params.port,
+                keepalive=self._keepalive_s,
+                clean_start=False,
+                properties=properties,
             )
         except (OSError, ValueError) as error:
             raise BrokerUnreachable(f"mqtt.host {where}: {error}") from error
