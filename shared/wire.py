@@ -22,6 +22,7 @@ READ_BYTES: Final = 262_144
 UNSENT_BYTES: Final = 1_048_576  # when so much waits for the broker, paho keeps its packets to itself
 VOUCH_EVERY_S: Final = 0.25  # well within the shortest keepalive, a second
 STAND_STILL_S: Final = 0.02  # paho's thread waits so long for room in the inbox before it looks after its other work
+PART_WITHIN_S: Final = 0.5  # how long a broker that was told DISCONNECT may take to hang up
 _NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -103,10 +104,21 @@ class Wire:
         self._socket.setblocking(flag)
 
     def close(self) -> None:
-        """Close the socket; what waits, such as a DISCONNECT, is sent if it goes at once."""
-        with self._lock:
-            self._flush()
-            self._socket.close()
+        """Send what waits, such as a DISCONNECT, if it goes at once; close when the broker has read it, or soon.
+
+        Who comes again under our client id takes over, and acknowledgements that the broker has not read are lost.
+        """
+        try:
+            with self._lock:
+                self._flush()
+                self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(PART_WITHIN_S)
+            until_s = time.monotonic() + PART_WITHIN_S
+            while self._socket.recv(READ_BYTES) and time.monotonic() < until_s:
+                pass
+        except OSError:
+            pass
+        self._socket.close()
 
     def _refill(self) -> bool:
         """Read once and keep what is ours; False when the broker has hung up."""

@@ -189,6 +189,21 @@ def test_a_broker_that_sends_nonsense_is_left_and_met_again() -> None:
         assert messages[0].connection != messages[1].connection
 
 
+def test_a_message_at_qos_2_goes_the_whole_way_through_paho() -> None:
+    completed = threading.Event()
+
+    def exact(line: socket.socket) -> None:
+        line.sendall(CONNACK + b"\x34\x08\x00\x01t\x00\x05\x0012")
+        assert line.recv(1_000) == b"\x50\x02\x00\x05"  # PUBREC
+        line.sendall(b"\x62\x02\x00\x05")  # PUBREL
+        assert line.recv(1_000) == b"\x70\x02\x00\x05"  # PUBCOMP
+        completed.set()
+
+    with scripted(exact) as params, connected(params, "taker") as taker:
+        assert take(taker, 1) == [Incoming("t", b"12", 2, 2, False, 5, False, 1)]
+        assert completed.wait(10)
+
+
 def test_a_broker_that_sends_but_never_answers_a_ping_is_not_cut() -> None:
     def busy(line: socket.socket) -> None:
         line.sendall(CONNACK)
@@ -199,6 +214,22 @@ def test_a_broker_that_sends_but_never_answers_a_ping_is_not_cut() -> None:
     with scripted(busy) as params, connected(params, "taker", keepalive_s=1) as taker:
         take(taker, 50)
         assert taker.connects == 1
+
+
+def test_what_a_slow_broker_does_not_take_at_once_is_sent_to_the_last_byte() -> None:
+    payload, count, header_bytes = bytes(100_000), 150, 8
+    owed_bytes = [count * (len(payload) + header_bytes)]  # far more than the buffers of both sides hold
+
+    def slow(line: socket.socket) -> None:
+        line.sendall(CONNACK)
+        while owed_bytes[0]:
+            time.sleep(0.002)
+            owed_bytes[0] -= len(line.recv(min(65_536, owed_bytes[0])))
+
+    with scripted(slow) as params, connected(params, "giver") as giver:
+        for _ in range(count):
+            giver.publish("t", payload, qos=0)
+        eventually(lambda: owed_bytes == [0])
 
 
 @contextmanager

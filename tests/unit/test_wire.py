@@ -57,8 +57,8 @@ def line() -> Iterator[Line]:
     wire = Wire(opened, number=7, inbox=inbox, keep_bytes=KEEP_BYTES)
     wire.setblocking(False)
     yield Line(wire, broker, inbox)
-    wire.close()
     broker.close()
+    wire.close()
 
 
 def test_paho_gets_what_is_not_ours_and_we_get_the_messages(line: Line) -> None:
@@ -163,6 +163,12 @@ def test_closing_sends_what_still_waits(line: Line) -> None:
     line.wire.send(b"\xe0\x00")
     line.wire.close()
     assert received(line.broker, 2) == b"\xe0\x00"
+
+
+def test_closing_waits_until_the_broker_has_read_it_all_but_not_long(line: Line) -> None:
+    began_s = time.monotonic()
+    line.wire.close()
+    assert 0.4 < time.monotonic() - began_s < 5
 
 
 def received(broker: socket.socket, size: int) -> bytes:
