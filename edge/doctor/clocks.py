@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from edge.dialects.native import QUALITY_ARRIVAL_TIME, Reading, decode
+from edge.dialects.native import Decoder
 from edge.doctor.wording import counted, some_of, span
+from edge.forms import Forms
+from edge.site import grid_rules
+from shared.bindings import Bindings
 from shared.clock import SECOND_US, parse_instant_us
 from shared.errors import MessageRefused
 from shared.findings import Finding, note, ok, to_mend
@@ -44,6 +47,8 @@ def listen(params: Params, *, client_id: str, for_s: float, now_us: Callable[[],
     topics = SiteTopics(params.mqtt.root, params.site)
     connection = Connection(params.mqtt, client_id=client_id, filters=[topics.readings], lasting=False)
     connection.start(PATIENCE_S)
+    forms, bindings = Forms(grid_rules(params)), Bindings(params.meters)
+    decoder = Decoder(forms, default_period_us=params.step_s * SECOND_US)
     samples: defaultdict[str, list[float]] = defaultdict(list)
     unstamped: set[str] = set()
     count = 0
@@ -51,11 +56,12 @@ def listen(params: Params, *, client_id: str, for_s: float, now_us: Callable[[],
         for meter, payload in _live(connection, topics, for_s):
             count += 1
             arrived_us = now_us()
-            newest = _newest(meter, payload, arrived_us, params.step_s)
-            if newest is not None and newest.quality == QUALITY_ARRIVAL_TIME:
+            readings, _refused = decoder.decode(payload, arrived_us, bindings.of(params.site, meter))
+            if any(forms.is_timeless[reading.form] for reading in readings):
                 unstamped.add(meter)
-            elif newest is not None and len(samples[meter]) < _SAMPLES_AT_MOST:
-                samples[meter].append(_ahead_s(newest.ts_us + newest.period_us, arrived_us))
+            elif readings and len(samples[meter]) < _SAMPLES_AT_MOST:
+                told_us = max(reading.ts_us + forms.settles_us[reading.form] for reading in readings)
+                samples[meter].append(_ahead_s(told_us, arrived_us))
     finally:
         connection.stop()
     return Heard(count, {meter: statistics.median(seen) for meter, seen in samples.items()}, frozenset(unstamped))
@@ -71,12 +77,6 @@ def _live(connection: Connection, topics: SiteTopics, for_s: float) -> Iterator[
             meter = topics.meter_of(message.topic)
             if meter is not None and not message.retain:
                 yield meter, message.payload
-
-
-def _newest(meter: str, payload: bytes, arrived_us: int, step_s: int) -> Reading | None:
-    """The latest reading of a message; what is no reading is not the doctor's to judge."""
-    readings, _refused = decode(meter, payload, arrived_us=arrived_us, default_period_us=step_s * SECOND_US)
-    return max(readings, key=lambda reading: reading.ts_us, default=None)
 
 
 def _ahead_s(instant_us: int, now_us: int) -> float:
