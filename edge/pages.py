@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -132,6 +133,7 @@ def _word(raw: bytes) -> np.dtype[np.uint32]:
     return np.dtype(">u4" if raw[3] & 1 else "<u4")
 
 
+@cache
 def _weights(pairs: int) -> Words:
     """How much each word counts in the two sums after `pairs` rounds of s1 += x + s2; s2 += y + s1, modulo 2³².
 

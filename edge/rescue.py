@@ -64,7 +64,7 @@ def rescue(damaged: Path, fresh: sqlite3.Connection) -> Rescued:
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that leaves the file and its log as they are; text comes as bytes, for it may be none."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
     db.text_factory = bytes
     return db
 
@@ -101,7 +101,7 @@ def _is_whole(db: sqlite3.Connection, name: str) -> bool:
         rows = db.execute(f"SELECT * FROM {name}")
         while rows.fetchmany(1000):
             pass
-        return bool(db.execute(f"PRAGMA quick_check({name})").fetchall() == [(b"ok",)])
+        return bool(db.execute(f"PRAGMA integrity_check({name})").fetchall() == [(b"ok",)])
     except sqlite3.Error:
         return False
 

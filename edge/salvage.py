@@ -99,7 +99,7 @@ def open_or_rescue(folder: Path, create: Fill, renew: Fill, *, now_text: str) ->
     except (OSError, sqlite3.Error) as error:
         raise StateError(f"edge.state_dir {folder}: {error}") from error
     with suppress(OSError):  # on a full disk the edge starts all the same
-        _write(folder / _MARK, _RUNNING)
+        _mark(folder, _RUNNING)
     if mended is not None:
         log.error("state mended", extra={"found": mended.found, "detail": mended.detail})
     return mended
@@ -113,7 +113,7 @@ def close(db: sqlite3.Connection, folder: Path) -> None:
     with suppress(sqlite3.Error, OSError):
         (busy, *_frames) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if not busy:
-            _write(folder / _MARK, _CLOSED)
+            _mark(folder, _CLOSED)
     with suppress(sqlite3.Error):
         db.close()
 
@@ -126,7 +126,7 @@ def _opened(folder: Path, create: Fill, renew: Fill, now_text: str) -> Rescue | 
         return _rebuilt(aside, folder, create, renew)
     if aside is not None:
         _finish(aside, "the rescue ended, and the process with it")
-    closed = log_of(path).exists() or _read(folder / _MARK) != _RUNNING
+    cut = _read(folder / _MARK) == _RUNNING and _has_log_mode(path) and not log_of(path).exists()
     complaint = examine(path) or _difference(path, create)
     if complaint:
         return _rebuilt(quarantine(folder, now_text, complaint), folder, create, renew)
@@ -134,7 +134,7 @@ def _opened(folder: Path, create: Fill, renew: Fill, now_text: str) -> Rescue | 
         lost = _has_traces(folder)
         _build(folder, create)
         return Rescue("lost", "the database is gone") if lost else None
-    if closed:
+    if not cut:
         return None
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         renew(db)
@@ -165,7 +165,8 @@ def examine(path: Path) -> str:
 
 
 def _first_complaint(db: sqlite3.Connection) -> str:
-    ((first,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    # Not quick_check: rows of another table's page, or out of order, pass it, and it is hardly quicker here.
+    ((first,),) = db.execute("PRAGMA integrity_check(1)").fetchall()
     if first != b"ok":
         return " ".join(first.decode(errors="replace").split())[:200]
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -211,13 +212,21 @@ def _is_blank(path: Path) -> bool:
         return not table_names(db)
 
 
+def _has_log_mode(path: Path) -> bool:
+    """Whether the file's header says that a write-ahead log goes with it; one just built has none yet."""
+    if _size(path) < SMALLEST_BYTES:
+        return False
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
+
+
 def quarantine(folder: Path, now_text: str, reason: str) -> Path:
     """Move the database's files into a folder of their own, with the reason; the oldest beyond a few are deleted."""
     held = _quarantines(folder)
     when = "".join(letter for letter in now_text if letter.isalnum())
     aside = folder / f"{_QUARANTINE}{when}-{_number(held[-1]) + 1 if held else 1}"
     aside.mkdir()
-    _write(aside / _REASON, f"{now_text}: {reason}\n")
+    (aside / _REASON).write_text(f"{now_text}: {reason}\n", encoding="utf-8")
     _move(folder, aside)
     log.error("state quarantined", extra={"reason": reason, "folder": str(aside)})
     for old in [*held, aside][:-QUARANTINES_AT_MOST]:
@@ -243,7 +252,7 @@ def _rebuilt(aside: Path, folder: Path, create: Fill, renew: Fill) -> Rescue:
         _build(folder, create)
         _finish(aside, f"given up: {attempts} rescues did not end")
         return Rescue("lost", f"{reason}; {attempts} rescues did not end", aside)
-    _write(aside / _ATTEMPTS, "." * (attempts + 1))
+    (aside / _ATTEMPTS).write_text("." * (attempts + 1), encoding="utf-8")
     carried: list[Rescued] = []
 
     def fill(db: sqlite3.Connection) -> None:
@@ -253,7 +262,9 @@ def _rebuilt(aside: Path, folder: Path, create: Fill, renew: Fill) -> Rescue:
     try:
         _build(folder, create, fill)
     except (OSError, sqlite3.Error, StateError):
-        _write(aside / _ATTEMPTS, "." * attempts)  # told, not died of: a full disk may take its time
+        (aside / _ATTEMPTS).write_text(
+            "." * attempts, encoding="utf-8"
+        )  # told, not died of: a full disk may take its time
         raise
     mended = Rescue("damaged", reason, aside, carried[0].kept, carried[0].lost_batches)
     _finish(aside, mended.detail)
@@ -300,7 +311,7 @@ def _unfinished(folder: Path) -> Path | None:
 
 
 def _finish(aside: Path, detail: str) -> None:
-    _write(aside / _RESCUED, f"{detail}\n")
+    (aside / _RESCUED).write_text(f"{detail}\n", encoding="utf-8")
     (aside / _ATTEMPTS).unlink(missing_ok=True)
 
 
@@ -318,12 +329,13 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
+def _mark(folder: Path, text: str) -> None:
+    """Say on disk, so that a power cut leaves it, whether the state is in use."""
+    path = folder / _MARK
+    if _read(path) != text:
+        path.write_text(text, encoding="utf-8")
+        _sync(path)
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -241,3 +241,4 @@ DAMAGES: Final[tuple[Damage, ...]] = (
     truncate_log,
     damage_both,
 )
+LOG_DAMAGES: Final[tuple[Damage, ...]] = (remove_log, flip_log_bytes, truncate_log, damage_both)
