@@ -95,7 +95,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
 def build(params: Params) -> Edge:
     """Everything `edge run` needs; raises MetercastError with what is wrong."""
     folder = params.edge.state_dir
-    store = Store(folder)
+    store = Store(folder, iso(to_us(wall_now())))
     artifacts = ArtifactFolder(folder / "models")
     node = build_node(params, store, artifacts)
     topics, instance, started_at = node.topics, secrets.token_hex(4), iso(to_us(wall_now()))

@@ -45,6 +45,14 @@ class RestoreArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class StateMended:
+    """At the start the state was found damaged, and is what could be saved of it; `lost` are ranges of batches."""
+
+    detail: str
+    lost: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GapMade:
     """A gap entry of `size` bytes, under number `last`, has taken the place of batches `first` … `last`."""
 
@@ -105,6 +113,7 @@ class EpochRenewed:
 
 Event = (
     EpochRenewed
+    | StateMended
     | GapMade
     | ReadingsArrived
     | HistoryArrived

@@ -35,6 +35,7 @@ from edge.effects import (
     ReadingsArrived,
     RenewEpoch,
     RestoreArrived,
+    StateMended,
     Tick,
 )
 from edge.forecaster import Plan
@@ -119,6 +120,8 @@ class Node:
                 self.uplink.gap_made(first, last, size)
                 self.counters["gaps", ""] += 1
                 return []
+            case StateMended(detail, lost):
+                return self._on_mended(detail, lost)
             case AckedArrived(topic, payload):
                 return self._on_acked(topic, payload)
             case RestoreArrived(topic, payload):
@@ -292,6 +295,19 @@ class Node:
         changes.meters.add(row)
         self.counters["meters", "retired"] += 1
         return Publish(self.topics.forecast(self.site.meters.by_row[row].name), b"", retain=True)
+
+    def _on_mended(self, detail: str, lost: Iterable[tuple[int, int]]) -> list[Effect]:
+        """Tell of a state that was damaged, ask central for what may be missing, and answer for what was lost."""
+        self._restore_wanted = True
+        self.bounds.reached("state", detail, self.clock.wall_us)
+        topic = self.topics.uplink
+        refused = [
+            (topic, topic, RefusedItem(first, b"", f"batches {first} to {last} were lost: {detail}"))
+            for first, last in lost
+        ]
+        events = columns_of(EVENT_COLUMNS, [(self.clock.received_us, "state_mended", detail)])
+        changes = Changes(facts={"restore": "wanted"}, outbox=self.uplink.enqueue({"events": events}, self._at()))
+        return self._record(changes, Taken(refused=refused))
 
     # -- central -------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from edge.effects import (
     RenewEpoch,
     RestoreArrived,
     SaveArtifact,
+    StateMended,
     Subscribe,
     Tick,
     Unsubscribe,
@@ -85,6 +86,9 @@ class Runtime:
         require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
         self._connection.start()
         serve(self._edge)
+        mended = self._edge.store.mended
+        if mended is not None:
+            self._handle(StateMended(mended.detail, mended.lost_batches))
         log.info("edge runs", extra={"site": self._edge.params.site, "meters": self._node.site.rows})
         try:
             while not self._stop.is_set():

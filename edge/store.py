@@ -19,6 +19,7 @@ import numpy as np
 from edge.changes import Changes
 from edge.dialects.native import Reading
 from edge.forms import Form
+from edge.salvage import DATABASE, close, open_or_rescue
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
 from shared.clock import iso
@@ -26,7 +27,6 @@ from shared.errors import MessageRefused, StateDamaged, StateError
 from shared.grid import KINDS, Flag
 from shared.messages import GAP_COLUMNS, Uplink, columns_of
 
-DATABASE: Final = "edge.sqlite"
 SCHEMA_VERSION: Final = 2
 GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
 # What stands in a gap's `meter_id` where it is no meter: none of these is a meter's id.
@@ -74,31 +74,29 @@ def new_epoch() -> str:
 class Store:
     """The state database of one edge."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now_text: str) -> None:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
+            self.mended = open_or_rescue(folder, _create, lambda db: _renumber(db, new_epoch()), now_text=now_text)
             self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA busy_timeout=5000")
             self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-            self._create_or_check(folder)
+            self._check_version(folder)
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"edge.state_dir {folder}: {error}") from error
 
-    def _create_or_check(self, folder: Path) -> None:
+    def _check_version(self, folder: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            epoch = f"INSERT INTO facts VALUES('epoch', '{new_epoch()}');"
-            self._db.executescript(f"BEGIN; {_TABLES} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise StateError(f"edge.state_dir {folder}: schema {version} was written by another version of metercast")
 
     def close(self) -> None:
         """Close the database and let another edge have the folder."""
-        self._db.close()
+        close(self._db, self._folder)
         self._lock.close()
 
     @property
@@ -177,22 +175,7 @@ class Store:
 
     def renew_epoch(self, epoch: str) -> list[tuple[int, int]]:
         """Number the waiting batches from 1 under `epoch`, in one transaction; returns (seq, bytes) of them."""
-        waiting = [seq for seq, _size in self.outbox_index()]
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            for number, seq in enumerate(waiting, start=1):
-                batch = Uplink.decompress(self.outbox_body(seq) or b"", "the outbox")
-                body = batch.model_copy(update={"epoch": epoch, "seq": number}).compress()
-                # Negative until all are done: a new number may be another batch's old one.
-                self._db.execute("UPDATE outbox SET seq = ?, body = ? WHERE seq = ?", (-number, body, seq))
-            self._db.execute("UPDATE outbox SET seq = -seq")
-            facts = {"epoch": epoch, "next_seq": str(len(waiting) + 1)}
-            self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
-            self._db.execute("COMMIT")
-        except (sqlite3.Error, MessageRefused) as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise StateError(f"the outbox cannot be numbered anew: {error}") from error
+        _renumber(self._db, epoch)
         return self.outbox_index()
 
     def make_gap(self, first: int, last: int, *, site: str, reason: str, at_us: int) -> int:
@@ -246,6 +229,42 @@ def is_sound(body: bytes) -> bool:
     except MessageRefused:
         return False
     return True
+
+
+def _create(db: sqlite3.Connection) -> None:
+    epoch = f"INSERT INTO facts VALUES('epoch', '{new_epoch()}');"
+    db.executescript(f"BEGIN; {_TABLES} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+
+def _renumber(db: sqlite3.Connection, epoch: str) -> None:
+    """Begin `epoch` and number the waiting batches from 1, in one transaction; raises StateError."""
+    waiting = db.execute("SELECT seq FROM outbox ORDER BY seq").fetchall()
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        for number, (seq,) in enumerate(waiting, start=1):
+            (body,) = db.execute("SELECT body FROM outbox WHERE seq = ?", (seq,)).fetchone()
+            # Negative until all are done: a new number may be another batch's old one.
+            db.execute(
+                "UPDATE outbox SET seq = ?, body = ? WHERE seq = ?", (-number, _renumbered(body, epoch, number), seq)
+            )
+        db.execute("UPDATE outbox SET seq = -seq")
+        facts = {"epoch": epoch, "next_seq": str(len(waiting) + 1)}
+        db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
+        db.execute("COMMIT")
+    except (sqlite3.Error, MessageRefused) as error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise StateError(f"the outbox cannot be numbered anew: {error}") from error
+
+
+def _renumbered(body: bytes, epoch: str, number: int) -> bytes:
+    """A batch under its new name; of a gap entry only its own number means anything in the new epoch."""
+    batch = Uplink.decompress(body, "the outbox")
+    gaps = batch.kinds.get("gaps")
+    if gaps:
+        rows = len(gaps["to_seq"])
+        gaps |= {"from_seq": [number] * rows, "to_seq": [number] * rows}
+    return batch.model_copy(update={"epoch": epoch, "seq": number}).compress()
 
 
 def _given_up(body: bytes) -> tuple[dict[str, int], list[int]]:

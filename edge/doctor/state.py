@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge.doctor.wording import counted, size
-from edge.store import DATABASE, SCHEMA_VERSION
+from edge.salvage import DATABASE
+from edge.store import SCHEMA_VERSION
 from shared.findings import Finding, note, ok, to_mend
 from shared.params import Params
 

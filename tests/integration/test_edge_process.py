@@ -95,7 +95,7 @@ def _recorded(edge: EdgeProcess) -> list[tuple[str, str, float]]:
     from shared.clock import iso
     from shared.messages import Uplink
 
-    store = Store(edge.folder / "state")
+    store = Store(edge.folder / "state", origin(0))
     rows = []
     for seq, _size in store.outbox_index():
         columns = Uplink.decompress(store.outbox_body(seq) or b"", "outbox").kinds.get("readings")

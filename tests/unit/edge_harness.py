@@ -52,7 +52,7 @@ class EdgeAtDesk:
     def boot(self) -> None:
         """Start, or start again from what is on disk, as after a kill."""
         self.artifacts = ArtifactFolder(self.folder / "models")
-        self.store = Store(self.folder)
+        self.store = Store(self.folder, iso(START_US))
         self.node: Node = build_node(self.params, self.store, self.artifacts)
 
     def restart(self) -> None:

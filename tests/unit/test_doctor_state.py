@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.doctor import state
-from edge.store import DATABASE
+from edge.salvage import DATABASE
 from shared.clock import HOUR_US
 from shared.findings import Finding, Grade
 from shared.params import Params

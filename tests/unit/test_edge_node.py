@@ -350,7 +350,7 @@ def test_an_ack_that_cannot_be_read_is_a_dead_letter_too(desk: EdgeAtDesk, paylo
 
 def test_a_second_edge_on_the_same_folder_is_refused_in_a_sentence(desk: EdgeAtDesk) -> None:
     with pytest.raises(StateError, match="in use by another edge"):
-        Store(desk.folder)
+        Store(desk.folder, iso(START_US))
 
 
 JUNK = st.fixed_dictionaries(

@@ -313,22 +313,12 @@ def test_the_node_starts_on_what_is_left_of_a_real_state(tmp_path: Path) -> None
     desk = EdgeAtDesk(tmp_path / "whole")
     desk.send(*[(f"m{meter}", reading(hour, 1.0 + meter)) for meter in range(6) for hour in range(80)])
     desk.store.close()
-    with closing(sqlite3.connect(tmp_path / "whole" / DATABASE)) as db:
-        statements = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-
-    def create_ours(db: sqlite3.Connection) -> None:
-        epoch = "INSERT INTO facts VALUES('epoch', 'fresh');"
-        db.executescript(f"BEGIN; {';'.join(statements)}; {epoch} PRAGMA user_version={version}; COMMIT;")
 
     for seed in range(6):
         folder = tmp_path / f"seed-{seed}"
         shutil.copytree(tmp_path / "whole", folder)
         damaged_state.zero_pages(folder, random.Random(seed))
-        open_or_rescue(folder, create_ours, lambda _db: None, now_text=NOW)
-        store = Store(folder)
-        store.renew_epoch("renewed")
-        store.close()
+        Store(folder, NOW).close()
         left = EdgeAtDesk(folder)
         left.send(*[(f"m{meter}", reading(80, 1.0)) for meter in range(6)])
         assert left.of_topic("forecasts/m0")[-1]["origin"] == iso(START_US + 81 * HOUR_US), seed
