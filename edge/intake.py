@@ -267,5 +267,8 @@ def touching_closed(taken: Taken, site: SiteState) -> NDArray[np.bool_]:
     closed = site.window.closed[rows]
     closed_us = np.where(closed == NEVER, NEVER, closed * site.step_us)
     is_register = np.array(site.forms.is_register)[form]
-    touching: NDArray[np.bool_] = (ts_us < closed_us) | (is_register & (np.array(taken.before_us) < closed_us))
+    mixed = np.array([site.meters.by_row[row].is_mixed for row in rows.tolist()])
+    touching: NDArray[np.bool_] = (
+        (ts_us < closed_us) | (is_register & (np.array(taken.before_us) < closed_us)) | (is_register & mixed)
+    )
     return touching

@@ -27,7 +27,19 @@ PRUNED_FROM: Final = 64  # readings a meter may hold before the old ones are loo
 class Meter:
     """One meter: its recent readings in time order, as three columns, and how far they settle it."""
 
-    __slots__ = ("binding", "form", "latest_us", "name", "prune_at", "reach_us", "row", "settled_us", "ts_us", "value")
+    __slots__ = (
+        "binding",
+        "form",
+        "kinds",
+        "latest_us",
+        "name",
+        "prune_at",
+        "reach_us",
+        "row",
+        "settled_us",
+        "ts_us",
+        "value",
+    )
 
     def __init__(self, name: str, row: int, binding: MeterBinding) -> None:
         self.name = name
@@ -39,7 +51,13 @@ class Meter:
         self.settled_us = NO_INSTANT
         self.latest_us = NO_INSTANT
         self.reach_us = 0  # how far beyond its instant any reading kept may still say something
+        self.kinds = 0  # a bit for each kind it has sent
         self.prune_at = PRUNED_FROM
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it has sent more than one kind: then the neighbour of a reading's own kind may be further away."""
+        return self.kinds & (self.kinds - 1) != 0
 
     def append(self, reading: Reading, forms: Forms) -> int:
         """Keep a reading later than all that are kept; returns the instant of the one before it."""
@@ -59,6 +77,7 @@ class Meter:
             self.latest_us = ts_us
         if forms.reaches_us[form] > self.reach_us:
             self.reach_us = forms.reaches_us[form]
+        self.kinds |= 1 << forms.codes[form]
 
     def at(self, ts_us: int) -> Reading | None:
         """The reading of this instant that is kept, if any."""
@@ -143,8 +162,9 @@ class Meters:
         """Intervals `first` … of a meter and the readings whose segments may touch them, a neighbour on each side."""
         step_us = self.rules.step_us
         start_us, end_us = first * step_us, (first + count) * step_us
-        place = max(bisect_left(meter.ts_us, start_us - meter.reach_us) - 1, 0)
-        end = bisect_left(meter.ts_us, end_us) + 1
+        reach_us = meter.reach_us if meter.is_mixed else 0
+        place = max(bisect_left(meter.ts_us, start_us - reach_us) - 1, 0)
+        end = bisect_left(meter.ts_us, end_us + reach_us) + 1
         chosen = meter.form[place:end].tolist()
         forms = self.forms
         value = np.array(meter.value[place:end], dtype=np.float64)
@@ -166,7 +186,10 @@ class Meters:
         before_us = meter.ts_us[before] if place else ts_us
         after_us = meter.ts_us[place + 1] if place + 1 < len(meter.ts_us) else ts_us
         period_us, before_period_us = (self.forms[meter.form[one]].period_us for one in (place, before))
-        return before_us, max(after_us, ts_us + max(self.rules.hold_us, period_us), before_us + before_period_us)
+        end_us = max(after_us, ts_us + max(self.rules.hold_us, period_us), before_us + before_period_us)
+        if meter.is_mixed:
+            return min(before_us, ts_us - meter.reach_us), max(end_us, ts_us + meter.reach_us)
+        return before_us, end_us
 
     def prune(self, meter: Meter, now_us: int) -> int:
         """Forget readings that can no longer change an interval; returns the instant before which they went.

@@ -167,12 +167,6 @@ def intervals_of_many(spans: Sequence[Span], rules: GridRules) -> list[Intervals
     return [Intervals(made.load_kw[a:b], made.completeness[a:b], made.flags[a:b]) for a, b in pairwise(ends)]
 
 
-def interval_loads(readings: MeterReadings, first_us: int, count: int, rules: GridRules) -> tuple[Floats, Floats]:
-    """Load and completeness of `intervals`, of a meter without limits."""
-    made = intervals(readings, first_us, count, rules)
-    return made.load_kw, made.completeness
-
-
 @dataclass(frozen=True, slots=True)
 class _Lanes:
     """What belongs to each of many spans [lanes]; their intervals are cells in one row, `cell` is a span's first."""
@@ -327,15 +321,17 @@ def _take_better(made: Intervals, kind: Kind, pieces: _Pieces, step_us: int) -> 
     made.load_kw[better] = np.nan
     made.load_kw[usable] = energy[usable] / covered[usable]
     made.completeness[better] = share[better]
-    made.flags[better] &= ~np.uint8((Flag.HELD | Flag.INTERPOLATED).value)
     made.flags[usable] |= _origin(kind, pieces, cells)[usable]
 
 
 def _origin(kind: Kind, pieces: _Pieces, cells: int) -> NDArray[np.uint8]:
-    """HELD or INTERPOLATED for each cell, where a load of this kind would be that."""
+    """HELD or INTERPOLATED for each cell, where a load of this kind would be that.
+
+    An interpolated cell is wholly covered, so no later kind takes it; power, the only kind that is held, comes last.
+    """
     flags = np.zeros(cells, dtype=np.uint8)
     if kind == "register":
-        flags[pieces.cell[pieces.goes_beyond & pieces.plausible]] = Flag.INTERPOLATED.value
+        flags[pieces.cell[pieces.goes_beyond]] = Flag.INTERPOLATED.value
     elif kind == "power":
         flags[:] = Flag.HELD.value
         flags[pieces.cell[pieces.starts_inside & pieces.plausible]] = 0

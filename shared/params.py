@@ -173,7 +173,7 @@ class MeterBinding(Section):
         return MeterLimits(self.register_max_kwh, self.min_kw, self.max_kw)
 
     def kind_of(self, unit: str) -> Kind | None:
-        """What a value in `unit` sent without a kind is: the only kind of that unit, else ours; None if not told."""
+        """What a value in `unit` sent without a kind is: the unit's only kind, else ours; None where that is open."""
         kinds = UNITS[unit].kinds
         if len(kinds) == 1:
             return kinds[0]

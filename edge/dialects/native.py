@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from edge.forms import QUALITY_ARRIVAL_TIME, QUALITY_OK, Form, Forms
 from shared.bindings import UNBOUND
-from shared.clock import SECOND_US, duration_us, parse_instant_us
+from shared.clock import SECOND_US, parse_instant_us
 from shared.errors import ReadingRefused
 from shared.grid import KINDS, UNITS, Kind, Unit
 from shared.params import MeterBinding
@@ -125,7 +125,7 @@ class Decoder:
     def _form(self, item: dict[str, Any], binding: MeterBinding, written: tuple[object, ...]) -> int:
         unit_name, unit = _unit(item, binding)
         kind = _kind(item, unit_name, unit, binding)
-        default_us = duration_us(binding.period) if binding.period else self._default_period_us
+        default_us = binding.period_us or self._default_period_us
         quality = QUALITY_ARRIVAL_TIME if item.get("ts") is None else QUALITY_OK
         form = self._forms.number(Form(unit_name, kind, _period_us(item, kind, default_us), quality))
         if len(self._seen_forms) >= _REMEMBERED:
@@ -163,12 +163,11 @@ def _unit(item: dict[str, Any], binding: MeterBinding) -> tuple[str, Unit]:
 
 def _kind(item: dict[str, Any], unit_name: str, unit: Unit, binding: MeterBinding) -> Kind:
     kind = item.get("kind")
-    if kind is None and binding.kind in unit.kinds:
-        kind = binding.kind
     if kind is None:
-        if len(unit.kinds) > 1:
+        kind = binding.kind_of(unit_name)
+        if kind is None:
             raise ReadingRefused(f"kind is missing: {unit_name} may be energy or register")
-        return unit.kinds[0]
+        return kind
     if kind not in KINDS:
         raise ReadingRefused(f"kind {kind!r:.40} is unknown; expected power, energy or register")
     if kind not in unit.kinds:

@@ -21,10 +21,11 @@ HEAVY = {
 
 # Told, never asking (DESIGN §4.8): these are given the time, and touch neither files nor sockets.
 PURE = [
-    "shared/baselines.py", "shared/calendars.py", "shared/features.py", "shared/grid.py", "shared/manifest.py",
-    "shared/messages.py", "shared/metrics.py", "shared/topics.py",
-    "edge/changes.py", "edge/effects.py", "edge/forecaster.py", "edge/meters.py", "edge/node.py", "edge/rounds.py",
-    "edge/scoring.py", "edge/site.py", "edge/uplink.py", "edge/window.py",
+    "shared/baselines.py", "shared/bindings.py", "shared/calendars.py", "shared/features.py", "shared/grid.py",
+    "shared/manifest.py", "shared/messages.py", "shared/metrics.py", "shared/packets.py", "shared/topics.py",
+    "edge/bounds.py", "edge/changes.py", "edge/dialects/native.py", "edge/effects.py", "edge/forecaster.py",
+    "edge/forms.py", "edge/history.py", "edge/intake.py", "edge/letters.py", "edge/meters.py", "edge/node.py",
+    "edge/rounds.py", "edge/scoring.py", "edge/site.py", "edge/siteclock.py", "edge/uplink.py", "edge/window.py",
     "central/columns.py", "central/criteria.py", "central/drift.py", "central/rollout.py", "central/triggers.py",
 ]  # fmt: skip
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
