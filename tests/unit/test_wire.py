@@ -11,7 +11,7 @@ import pytest
 
 from shared.inbox import Inbox
 from shared.packets import PINGRESP, Incoming, ProtocolViolation, pubacks
-from shared.wire import Wire
+from shared.wire import GATHER_S, Wire
 
 CONNACK = b"\x20\x03\x00\x00\x00"
 SUBACK = b"\x90\x04\x00\x01\x00\x01"
@@ -94,6 +94,15 @@ def test_what_mqtt_does_not_allow_breaks_the_connection_after_the_messages_befor
         line.read(lambda _: False)
     assert len(line.inbox) == 1
     assert line.wire.pending() > 0  # paho must come and see, though the network brings nothing
+
+
+def test_in_a_flood_a_read_waits_for_more_to_come(line: Line) -> None:
+    line.broker.sendall(publish(b"1") + publish(b"2"))
+    line.read(lambda _: len(line.inbox) == 2)
+    began_s = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        line.wire.recv(1)
+    assert time.monotonic() - began_s >= GATHER_S
 
 
 def test_a_full_inbox_stops_the_reading_and_the_silence_is_vouched_for(line: Line) -> None:
