@@ -46,6 +46,7 @@ class Wire:
         self._given = 0  # so many of them paho has
         self._unsent = bytearray()
         self._broken: OSError | None = None
+        self._greeted = False
         self._flood = False
         self._vouch_due_s = 0.0
         self._lock = threading.Lock()
@@ -126,8 +127,7 @@ class Wire:
 
     def _refill(self) -> bool:
         """Read once and keep what is ours; False when the broker has hung up."""
-        # When the inbox is full only the rest of a packet that paho has begun is read.
-        at_most = READ_BYTES if self._inbox.wait_for_room(STAND_STILL_S) else self._splitter.passing
+        at_most = READ_BYTES if self._inbox.wait_for_room(STAND_STILL_S) else self._owed_to_paho()
         left = b""
         if at_most:
             if self._flood:
@@ -139,12 +139,17 @@ class Wire:
         self._for_paho, self._given = left + self._vouch(), 0
         return True
 
+    def _owed_to_paho(self) -> int:
+        """What is read though the inbox is full: the broker's greeting, and the rest of a packet that paho has begun."""
+        return self._splitter.passing or (0 if self._greeted else 1)
+
     def _keep_ours(self, data: bytes) -> bytes:
         """Hand our messages to the inbox; returns what is left for paho."""
         messages, left = self._splitter.feed(data)
         self._flood = len(messages) > 1 and len(data) < GATHER_BYTES
         if messages:
             self._inbox.put(messages)
+        self._greeted = self._greeted or left != b""
         if self._splitter.violation is not None:
             self._broken = self._splitter.violation
         return left
