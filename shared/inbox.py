@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from shared.packets import Incoming
+
+MESSAGE_BYTES: Final = 256  # what a message takes in memory beside its topic and payload, roughly
 
 
 class Inbox:
@@ -35,7 +38,7 @@ class Inbox:
                 self.dropped += len(messages) - len(kept)
                 messages = kept
             self._messages.extend(messages)
-            self._bytes += _payload_bytes(messages)
+            self._bytes += _bytes_of(messages)
             self._filled.notify()
 
     def take(self, limit: int, timeout_s: float) -> list[Incoming]:
@@ -44,7 +47,7 @@ class Inbox:
             if not self._messages:
                 self._filled.wait_for(lambda: self._messages, timeout_s)
             taken = [self._messages.popleft() for _ in range(min(limit, len(self._messages)))]
-            self._bytes -= _payload_bytes(taken)
+            self._bytes -= _bytes_of(taken)
             self._drained.notify()
         return taken
 
@@ -55,12 +58,12 @@ class Inbox:
 
     @property
     def full(self) -> bool:
-        """Whether the payloads that wait have reached their bound."""
+        """Whether what waits has reached its bound in bytes."""
         return self._bytes >= self._at_most_bytes
 
     def __len__(self) -> int:
         return len(self._messages)
 
 
-def _payload_bytes(messages: Sequence[Incoming]) -> int:
-    return sum([len(message.payload) for message in messages])
+def _bytes_of(messages: Sequence[Incoming]) -> int:
+    return sum([len(message.topic) + len(message.payload) + MESSAGE_BYTES for message in messages])

@@ -20,6 +20,8 @@ from shared.packets import PINGRESP, Splitter, pubacks
 
 READ_BYTES: Final = 262_144
 UNSENT_BYTES: Final = 1_048_576  # when so much waits for the broker, paho keeps its packets to itself
+GATHER_S: Final = 0.001  # in a flood a read waits so long for more: a read costs as much as tens of messages
+GATHER_BYTES: Final = 16_384  # unless the last one brought this much anyway
 VOUCH_EVERY_S: Final = 0.25  # well within the shortest keepalive, a second
 STAND_STILL_S: Final = 0.02  # paho's thread waits so long for room in the inbox before it looks after its other work
 PART_WITHIN_S: Final = 0.5  # how long a broker that was told DISCONNECT may take to hang up
@@ -37,12 +39,15 @@ class Wire:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.number = number
         self._socket = opened
+        self._tls = opened if isinstance(opened, ssl.SSLSocket) else None
         self._inbox = inbox
         self._splitter = Splitter(connection=number, keep_bytes=keep_bytes)
         self._for_paho = b""
         self._given = 0  # so many of them paho has
         self._unsent = bytearray()
         self._broken: OSError | None = None
+        self._greeted = False
+        self._flood = False
         self._vouch_due_s = 0.0
         self._lock = threading.Lock()
 
@@ -90,10 +95,10 @@ class Wire:
         held = len(self._for_paho) - self._given
         if held or self._broken is not None:
             return max(held, 1)
-        if not isinstance(self._socket, ssl.SSLSocket) or self._inbox.full:
+        if self._tls is None or self._inbox.full:
             return 0
         with self._lock:
-            return self._socket.pending()
+            return self._tls.pending()
 
     def fileno(self) -> int:
         """The socket's, for `select`."""
@@ -122,26 +127,52 @@ class Wire:
 
     def _refill(self) -> bool:
         """Read once and keep what is ours; False when the broker has hung up."""
-        # When the inbox is full only the rest of a packet that paho has begun is read.
-        at_most = READ_BYTES if self._inbox.wait_for_room(STAND_STILL_S) else self._splitter.passing
+        at_most = READ_BYTES if self._inbox.wait_for_room(STAND_STILL_S) else self._owed_to_paho()
         left = b""
         if at_most:
+            if self._flood:
+                time.sleep(GATHER_S)
             data = self._read(at_most)
             if not data:
                 return False
-            messages, left = self._splitter.feed(data)
-            if messages:
-                self._inbox.put(messages)
-            if self._splitter.violation is not None:
-                self._broken = self._splitter.violation
+            left = self._keep_ours(data)
         self._for_paho, self._given = left + self._vouch(), 0
         return True
+
+    def _owed_to_paho(self) -> int:
+        """What is read though the inbox is full: the broker's greeting, and the rest of a packet that paho has begun."""
+        return self._splitter.passing or (0 if self._greeted else 1)
+
+    def _keep_ours(self, data: bytes) -> bytes:
+        """Hand our messages to the inbox; returns what is left for paho."""
+        messages, left = self._splitter.feed(data)
+        self._flood = len(messages) > 1 and len(data) < GATHER_BYTES
+        if messages:
+            self._inbox.put(messages)
+        self._greeted = self._greeted or left != b""
+        if self._splitter.violation is not None:
+            self._broken = self._splitter.violation
+        return left
 
     def _read(self, at_most: int) -> bytes:
         with self._lock:
             if self._broken is not None:
                 raise self._broken
-            return self._socket.recv(at_most)
+            data = self._socket.recv(at_most)
+            if self._tls is not None and data:
+                data += self._further_records(at_most - len(data))
+            return data
+
+    def _further_records(self, at_most: int) -> bytes:
+        """What else TLS has: it gives a record at a time, and brokers make a record of each packet."""
+        records: list[bytes] = []
+        try:
+            while at_most > 0 and (record := self._socket.recv(at_most)):
+                records.append(record)
+                at_most -= len(record)
+        except _NOT_NOW:
+            pass
+        return b"".join(records)
 
     def _vouch(self) -> bytes:
         """Now and then a PINGRESP of our own making: the broker sends, or it is we who do not read.

@@ -5,18 +5,20 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from shared.inbox import Inbox
 from shared.packets import PINGRESP, Incoming, ProtocolViolation, pubacks
-from shared.wire import Wire
+from shared.wire import GATHER_S, Wire
 
 CONNACK = b"\x20\x03\x00\x00\x00"
 SUBACK = b"\x90\x04\x00\x01\x00\x01"
 KEEP_BYTES = 1_000
-INBOX_BYTES = 5_000
+INBOX_BYTES = 6_000
+MUCH = Incoming("t", b"x" * INBOX_BYTES, INBOX_BYTES, 1, False, 1, False, 6)
 
 
 def publish(payload: bytes, *, mid: int = 1, qos: int = 1) -> bytes:
@@ -96,10 +98,20 @@ def test_what_mqtt_does_not_allow_breaks_the_connection_after_the_messages_befor
     assert line.wire.pending() > 0  # paho must come and see, though the network brings nothing
 
 
+def test_in_a_flood_a_read_waits_for_more_to_come(line: Line) -> None:
+    line.broker.sendall(publish(b"1") + publish(b"2"))
+    line.read(lambda _: len(line.inbox) == 2)
+    began_s = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        line.wire.recv(1)
+    assert time.monotonic() - began_s >= GATHER_S
+
+
 def test_a_full_inbox_stops_the_reading_and_the_silence_is_vouched_for(line: Line) -> None:
+    line.broker.sendall(CONNACK)
     for mid in range(1, 6):
         line.broker.sendall(publish(b"x" * 1_000, mid=mid))
-    line.read(lambda _: len(line.inbox) == 5)
+    assert line.read(lambda _: len(line.inbox) == 5) == CONNACK
     line.broker.sendall(publish(b"late", mid=6) + SUBACK)
     until_s, vouched = time.monotonic() + 10, b""
     while vouched != PINGRESP:
@@ -117,10 +129,20 @@ def test_a_full_inbox_stops_the_reading_and_the_silence_is_vouched_for(line: Lin
 def test_a_packet_that_paho_has_begun_is_read_on_though_the_inbox_is_full(line: Line) -> None:
     line.broker.sendall(SUBACK[:3])
     line.read(lambda read: len(read) >= 3)
-    line.inbox.put([Incoming("t", b"x" * INBOX_BYTES, INBOX_BYTES, 1, False, 1, False, 7)])
+    line.inbox.put([MUCH])
     line.broker.sendall(SUBACK[3:] + publish(b"1"))
     assert line.read(lambda read: len(read) >= 3) == SUBACK[3:]
     assert all(message.payload != b"1" for message in line.inbox.take(99, 0))
+
+
+def test_the_greeting_of_a_broker_is_read_though_the_inbox_is_full(line: Line) -> None:
+    line.inbox.put([MUCH])
+    line.broker.sendall(CONNACK + publish(b"1"))
+    assert line.read(lambda read: len(read) >= len(CONNACK)) == CONNACK
+    for _ in range(5):
+        with suppress(BlockingIOError):
+            assert PINGRESP.startswith(line.wire.recv(2))
+    assert line.inbox.take(9, 0) == [MUCH]
 
 
 def test_acknowledgements_are_one_run_of_packets(line: Line) -> None:
