@@ -28,6 +28,7 @@ from shared.topics import is_id
 _REFERENCES: Final = {"meter": "meters", "form": "forms"}
 _LISTS: Final = tuple(_REFERENCES.values())
 _FACTS_OF_AN_EPOCH: Final = ("epoch", "next_seq")
+_DIGEST_BYTES_AT_MOST: Final = 64  # a waiting batch is longer: on a page the two tables' rows look alike
 _GZIP: Final = b"\x1f\x8b"
 SMALLEST_BYTES: Final = 512  # no SQLite page is smaller
 
@@ -294,6 +295,7 @@ def _is_form(content: Content) -> bool:
 
 
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
+    "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
     "meters": lambda content: is_id(content["name"]),
     "forms": _is_form,
     "readings": lambda content: bool(0 <= content["ts_us"] < LATEST_US),
