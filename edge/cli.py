@@ -1,4 +1,7 @@
-"""The edge's commands: run, replay, doctor, params. Errors are one line, exit codes are shared.errors.ExitCode."""
+"""The edge's commands: run, replay, backfill, doctor, params.
+
+Errors are one line, exit codes are shared.errors.ExitCode.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge.doctor.asked import LISTEN, PARKED, PARKED_AT_MOST, Asked
 from shared import __version__, params_file
@@ -20,6 +23,9 @@ from shared.findings import as_json, as_text
 from shared.grid import KINDS, UNITS
 from shared.params import Params
 from shared.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from edge.files import Source
 
 DOCTOR: Final = """\
 Check broker, clocks, disk and state, and say what to mend.
@@ -53,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "serve the site until stopped (SIGTERM, Ctrl-C)")
     run.set_defaults(log_level="info")
     _add_replay(commands)
+    _add_backfill(commands)
     _add_doctor(commands)
     _command(commands, "params", _params, "print every parameter, its default and what it is, as Markdown")
     return parser
@@ -78,19 +85,35 @@ def _command(
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     replay = _command(commands, "replay", _replay, "publish a Parquet or CSV of readings as those meters would")
-    replay.add_argument("file", type=Path, help="columns meter_id, ts (UTC), value")
-    replay.add_argument("--unit", choices=tuple(UNITS), default="kW", help="unit of value (default %(default)s)")
-    replay.add_argument("--kind", choices=KINDS, help="what value is; needed for Wh, kWh and MWh")
-    replay.add_argument("--period", type=_span, metavar="30min", help="period of an energy reading")
+    _add_source(replay)
     replay.add_argument(
         "--speed",
-        type=_speed,
+        type=_above_zero,
         default=1.0,
         metavar="N|max",
         help="event time per wall time (default 1: as it happened)",
     )
-    replay.add_argument("--from", dest="start", type=_instant, metavar="T", help="first instant, ISO with offset")
-    replay.add_argument("--to", dest="end", type=_instant, metavar="T", help="end, not included")
+
+
+def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    backfill = _command(commands, "backfill", _backfill, "load the history of new or returned meters from a file")
+    _add_source(backfill)
+    backfill.add_argument(
+        "--rate",
+        type=_above_zero,
+        default=20_000.0,
+        metavar="N|max",
+        help="readings a second at most, so that the edge keeps up (default 20000)",
+    )
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="Parquet or CSV with columns meter_id, ts (UTC), value")
+    parser.add_argument("--unit", choices=tuple(UNITS), default="kW", help="unit of value (default %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, help="what value is; needed for Wh, kWh and MWh")
+    parser.add_argument("--period", type=_span, metavar="30min", help="period of an energy reading")
+    parser.add_argument("--from", dest="start", type=_instant, metavar="T", help="first instant, ISO with offset")
+    parser.add_argument("--to", dest="end", type=_instant, metavar="T", help="end, not included")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -130,14 +153,14 @@ def _span(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _speed(text: str) -> float:
+def _above_zero(text: str) -> float:
     try:
-        speed = float("inf") if text == "max" else float(text)
+        number = float("inf") if text == "max" else float(text)
     except ValueError:
-        speed = 0.0
-    if speed <= 0:
+        number = 0.0
+    if not number > 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, or max")
-    return speed
+    return number
 
 
 def _instant(text: str) -> int:
@@ -161,18 +184,34 @@ def _run(_options: argparse.Namespace, chosen: Params) -> int:
 def _replay(options: argparse.Namespace, chosen: Params) -> int:
     from edge.replay import Replay, replay
 
-    plan = Replay(
+    published = replay(Replay(_source(options), options.speed), chosen, report=_report)
+    print(f"{published} readings published")
+    return ExitCode.OK
+
+
+def _backfill(options: argparse.Namespace, chosen: Params) -> int:
+    from edge.backfill import Backfill, backfill
+
+    published = backfill(Backfill(_source(options), options.rate), chosen, report=_report)
+    print(f"{published.readings} readings of {published.meters} meters published in {published.messages} messages")
+    return ExitCode.OK
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from edge.files import Source
+
+    return Source(
         file=options.file,
         unit=options.unit,
         kind=options.kind,
         period=options.period,
-        speed=options.speed,
         start_us=options.start,
         end_us=options.end,
     )
-    published = replay(plan, chosen, report=lambda line: print(line, end="", file=sys.stderr, flush=True))
-    print(f"{published} readings published")
-    return ExitCode.OK
+
+
+def _report(line: str) -> None:
+    print(line, end="", file=sys.stderr, flush=True)
 
 
 def _doctor(options: argparse.Namespace, chosen: Params) -> int:

@@ -28,6 +28,7 @@ from shared.topics import is_id
 _REFERENCES: Final = {"meter": "meters", "form": "forms"}
 _LISTS: Final = tuple(_REFERENCES.values())
 _FACTS_OF_AN_EPOCH: Final = ("epoch", "next_seq")
+_DIGEST_BYTES_AT_MOST: Final = 64  # a waiting batch is longer: on a page the two tables' rows look alike
 _GZIP: Final = b"\x1f\x8b"
 SMALLEST_BYTES: Final = 512  # no SQLite page is smaller
 
@@ -129,13 +130,11 @@ class Column:
         """Whether a stored value may be one of this column."""
         if value is None:
             return not self.needed
-        match self.kind:
-            case "INTEGER":
-                return isinstance(value, int)
-            case "REAL":
-                return isinstance(value, int | float) and math.isfinite(value)
-            case _:
-                return isinstance(value, bytes)
+        if self.kind == "INTEGER":
+            return isinstance(value, int)
+        if self.kind == "REAL":
+            return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +187,7 @@ class Intake:
     def __init__(self, fresh: sqlite3.Connection) -> None:
         self._fresh = fresh
         self.tables = {name: Table.of(fresh, name) for name in table_names(fresh)}
+        self._insert = {name: _insert_into(name, table) for name, table in self.tables.items()}
         self.sick: set[str] = set()
         self._places: dict[str, dict[int, int]] = {name: {} for name in _LISTS}
         self._covered: list[tuple[int, int]] = []  # numbers of the old epoch that batches here stand for
@@ -200,7 +200,7 @@ class Intake:
         try:
             if not table.fits(content):
                 return
-            told = {c.name: _told(c, content.get(c.name)) for c in table.columns}
+            told = {column.name: _told(column, content.get(column.name)) for column in table.columns}
         except UnicodeDecodeError:
             return
         if not _CREDIBLE.get(name, _any)(told):
@@ -215,9 +215,7 @@ class Intake:
             self._put(name, told)
 
     def _put(self, name: str, content: Content) -> bool:
-        marks = ", ".join("?" * len(content))
-        statement = f"INSERT OR IGNORE INTO {name}({', '.join(content)}) VALUES({marks})"
-        return self._fresh.execute(statement, list(content.values())).rowcount == 1
+        return self._fresh.execute(self._insert[name], list(content.values())).rowcount == 1
 
     def _take_place(self, name: str, content: Content) -> None:
         """A row of a list gets the next place; what refers to it by its old one is put right in `_refers`."""
@@ -283,6 +281,11 @@ def table_names(db: sqlite3.Connection) -> list[str]:
     return [_text(name) for (name,) in found]
 
 
+def _insert_into(name: str, table: Table) -> str:
+    marks = ", ".join("?" * len(table.columns))
+    return f"INSERT OR IGNORE INTO {name}({', '.join(table.names)}) VALUES({marks})"
+
+
 def _any(_content: Content) -> bool:
     return True
 
@@ -292,6 +295,7 @@ def _is_form(content: Content) -> bool:
 
 
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
+    "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
     "meters": lambda content: is_id(content["name"]),
     "forms": _is_form,
     "readings": lambda content: bool(0 <= content["ts_us"] < LATEST_US),

@@ -203,6 +203,18 @@ def test_a_damaged_batch_is_lost_by_name_and_its_neighbours_stay(
     assert f"lost uplink batches {FIRST_SEQ + 3} to {FIRST_SEQ + 3}" in mended.detail
 
 
+def test_a_batch_is_not_taken_for_an_arrival_when_the_arrivals_are_gone(
+    states: dict[bool, tuple[Path, Rows]], tmp_path: Path
+) -> None:
+    folder = _copy(states[False][0], tmp_path / "edge")
+    before = rows_of(folder / DATABASE)
+    _spoil(folder, "arrivals")
+    mended = opened(folder)
+    assert mended is not None
+    assert mended.kept["arrivals"] == 0
+    assert rows_of(folder / DATABASE)["outbox"] == before["outbox"]
+
+
 def test_a_rescue_that_is_killed_goes_on_at_the_next_start(
     states: dict[bool, tuple[Path, Rows]], tmp_path: Path
 ) -> None:
@@ -325,10 +337,10 @@ def test_the_node_starts_on_what_is_left_of_a_real_state(tmp_path: Path) -> None
         left.store.close()
 
 
-def _spoil(folder: Path) -> None:
-    """Make one page of the readings unreadable."""
+def _spoil(folder: Path, table: str = "readings") -> None:
+    """Make the first page of a table unreadable."""
     with closing(sqlite3.connect(folder / DATABASE)) as db:
-        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'readings'").fetchone()
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (folder / DATABASE).open("r+b") as file:
         file.seek((page - 1) * PAGE_BYTES)
