@@ -80,7 +80,13 @@ def _closings(wire: Wire, child: Child, topics: SiteTopics, meters: int, closing
 
 
 def _reading(number: int, load_kw: float) -> bytes:
-    written = {"ts": iso(number * HOUR_US), "value": round(load_kw, 4), "unit": "kWh", "kind": "energy", "period_s": 3600}
+    written = {
+        "ts": iso(number * HOUR_US),
+        "value": round(load_kw, 4),
+        "unit": "kWh",
+        "kind": "energy",
+        "period_s": 3600,
+    }
     return json.dumps(written).encode()
 
 

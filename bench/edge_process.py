@@ -45,13 +45,14 @@ def install_model(chosen: dict[str, object], broker: Broker, logs: Path, *, tree
     """Have an edge with this state fetch, check and keep a model of the demo's size, as it would in a fleet."""
     topics = SiteTopics(ROOT_TOPIC, str(chosen["site"]))
     now = datetime.now(UTC)
-    claims = {"created": now.isoformat(), "expires": (now + timedelta(days=365)).isoformat()}
-    manifest, chunks = small_manifest(trees=trees, **claims)
+    manifest, chunks = small_manifest(trees=trees, expires=(now + timedelta(days=365)).isoformat())
     packets = [
         publish_packet(artifact_chunk(ROOT_TOPIC, manifest.sha256, number), chunk, mid=number + 1, retain=True)
         for number, chunk in enumerate(chunks)
     ]
-    packets.append(publish_packet(topics.desired, Desired(champion=manifest).encode(), mid=len(chunks) + 1, retain=True))
+    packets.append(
+        publish_packet(topics.desired, Desired(champion=manifest).encode(), mid=len(chunks) + 1, retain=True)
+    )
     with Wire(broker.port, "bench-fleet") as wire:
         wire.subscribe(topics.reported)
         wire.send(b"".join(packets))

@@ -1,10 +1,11 @@
-"""A state folder as weeks of work leave it, written through the edge's own store and not by replaying millions of messages.
+"""A state folder as weeks of work leave it, written through the edge's own store: nobody replays millions of messages.
 
 With `bench/memory.py` and `bench/forecasting.py` this is where the benches touch what is inside the edge.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from edge.changes import Changes
 from edge.dialects.native import QUALITY_OK, Reading
+from edge.effects import RawMessage
 from edge.scoring import Issued, Scoreboard, scored_leads
 from edge.site import SiteState
 from edge.store import Store
-from shared.clock import HOUR_US
+from shared.clock import HOUR_US, iso
 from shared.params import Params
+from shared.topics import SiteTopics
 
 STEPS_A_DAY: Final = 24
 METERS_AT_ONCE: Final = 1000
@@ -30,7 +33,7 @@ def meter_name(number: int) -> str:
 
 
 def daily_loads(meters: int, first: int, count: int) -> NDArray[np.float32]:
-    """Loads in kW [meters, count] of intervals from number `first` on: a day's shape, a level of its own per meter, noise."""
+    """Loads in kW [meters, count] of intervals from number `first` on: a day's shape, each meter's own level, noise."""
     chance = np.random.default_rng(meters)
     numbers = np.arange(first, first + count)
     shape = 1.5 + np.sin(2 * np.pi * (numbers % STEPS_A_DAY) / STEPS_A_DAY)
@@ -44,6 +47,16 @@ def hourly(meter: str, number: int, load_kw: float) -> Reading:
     return Reading(meter, number * HOUR_US, load_kw, "kWh", "energy", HOUR_US, QUALITY_OK)
 
 
+def readings_of(topics: SiteTopics, meter: int, first: int, count: int) -> RawMessage:
+    """One message with a meter's energy of `count` hours from number `first` on."""
+    items = [
+        {"ts": iso(number * HOUR_US), "value": 1 + (meter * 31 + number) % 97 / 10, "unit": "kWh", "kind": "energy"}
+        for number in range(first, first + count)
+    ]
+    payload = json.dumps(items).encode()
+    return RawMessage(topics.reading(meter_name(meter)), payload, len(payload))
+
+
 def fill_window(site: SiteState, end: int, steps: int, meters: int) -> None:
     """Give an empty site `meters` meters whose last `steps` hours, up to interval `end`, are closed."""
     loads_kw = daily_loads(meters, end - steps, steps)
@@ -55,8 +68,11 @@ def fill_window(site: SiteState, end: int, steps: int, meters: int) -> None:
 
 
 def write_state(folder: Path, params: Params, *, meters: int, weeks: int, end: int, delivered: int) -> None:
-    """Write what an edge with hourly meters holds after `weeks`: intervals before `end`, recent readings, and what it
-    issued at the last origins, of which those after `delivered` were never confirmed by the broker."""
+    """Write what an edge with hourly meters holds after `weeks`.
+
+    That is the intervals before `end`, recent readings, and what it issued at the last origins, of which those after
+    `delivered` were never confirmed by the broker.
+    """
     leads = scored_leads(params.step_s, params.horizon_steps)
     site = SiteState(params, Scoreboard(leads))
     store = Store(folder)

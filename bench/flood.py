@@ -1,4 +1,4 @@
-"""The flood: readings made beforehand and parked in the queues of persistent sessions, so that making them costs nobody.
+"""The flood: readings made beforehand and parked in the queues of persistent sessions: making them costs nobody.
 
 The last message is no reading at all. The edge answers it with a dead letter, after the commit of all that came before
 it: that is how one knows, without asking it anything, that it is through.

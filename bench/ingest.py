@@ -39,7 +39,7 @@ SITE: Final = "bench"
 BATCH: Final = 1000
 PATIENCE_S: Final = 300.0
 EDGE: Final = "edge"
-PEERS_PYTHON: Final = ROOT / ".venv-bench" / "bin" / "python"
+PEERS: Final = ROOT / ".venv-bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _pathway() -> Contestant:
     def command(port: int, flood: Flood, folder: Path) -> list[str]:
         script = str(ROOT / "bench" / "pathway_reader.py")
         readings, state = str(flood.readings), str(folder / "pathway-state")
-        return [str(PEERS_PYTHON), script, str(port), client_id, flood.topic_filter, readings, state]
+        return [str(PEERS / "bin" / "python"), script, str(port), client_id, flood.topic_filter, readings, state]
 
     return Contestant("pathway 0.33, persistence on", client_id, command, _gone(client_id))
 
@@ -158,7 +158,7 @@ def contestants(peers: Sequence[str]) -> dict[str, Contestant]:
         else:
             say("mosquitto_sub is not here, so it is left out (Debian has it in mosquitto-clients).")
     if "pathway" in peers:
-        if PEERS_PYTHON.exists():
+        if (PEERS / ".installed").exists():
             present["pathway"] = _pathway()
         else:
             say("pathway is not installed in .venv-bench, so it is left out (`make bench` tries to install it).")
@@ -212,7 +212,7 @@ def _figures(flood: Flood, racing: dict[str, Contestant], drains: dict[str, list
     value = _per_second(flood, edge)
     conditions = {
         "readings": flood.readings,
-        "payload_bytes": len(flood.payload(0)),
+        "payload_bytes": round(statistics.mean(len(flood.payload(number)) for number in range(1000))),
         "meters": flood.meters,
         "step_s": flood.step.total_seconds(),
         "batch": BATCH,
@@ -222,10 +222,14 @@ def _figures(flood: Flood, racing: dict[str, Contestant], drains: dict[str, list
     figures: list[Figure] = []
     for key in [key for key in racing if key != EDGE]:
         ratios = [peer.seconds / ours.seconds for ours, peer in zip(edge, drains[key], strict=True)]
-        beside = {"against_value": _per_second(flood, drains[key]), "ratios": [round(ratio, 3) for ratio in ratios]}
+        beside = {
+            "against_value": _per_second(flood, drains[key]),
+            "against_cpu_us_per_reading": _cpu_us(flood, drains[key]),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+        }
         figures.append(
             Figure(
-                "ingest_committed", value, "readings/s", len(edge), racing[key].title, statistics.median(ratios),
+                "ingest_committed", value, "readings/s", len(edge), racing[key].title, round(statistics.median(ratios), 3),
                 conditions | beside,
             )
         )  # fmt: skip

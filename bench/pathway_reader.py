@@ -14,7 +14,7 @@ from typing import Any
 import pathway as pw
 
 
-class Reading(pw.Schema):
+class Reading(pw.Schema):  # type: ignore[misc]  # not installed where types are checked
     """What the flood's payloads hold."""
 
     ts: str

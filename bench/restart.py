@@ -110,7 +110,7 @@ def _forget_pages(folder: Path) -> None:
 
 def _figure(restarts: list[Restart], meters: int, weeks: int) -> Figure:
     def median(of: str) -> float:
-        return round(statistics.median(getattr(restart, of) for restart in restarts), 3)
+        return round(statistics.median(float(getattr(restart, of)) for restart in restarts), 3)
 
     conditions = {
         "meters": meters,
