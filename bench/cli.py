@@ -41,6 +41,17 @@ BENCHES: Final = {
 def main(argv: Sequence[str]) -> int:
     """Run the benches asked for; a bench that cannot go on is told in a sentence, and the others run all the same."""
     options = _parser().parse_args(argv)
+    try:
+        figures, failed = _run(options)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    print(table(figures))
+    print(f"\nThe same as JSON, with the conditions, is in {options.out}/.")
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _run(options: argparse.Namespace) -> tuple[list[Figure], int]:
+    """All figures that could be measured, and how many benches could not go on."""
     figures: list[Figure] = []
     failed = 0
     for name in _chosen(options.name):
@@ -56,9 +67,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"{name}: done in {time.monotonic() - began_s:.0f} s")
         write(made, options.out)
         figures += made
-    print(table(figures))
-    print(f"\nThe same as JSON, with the conditions, is in {options.out}/.")
-    return ExitCode.FAILED if failed else ExitCode.OK
+    return figures, failed
 
 
 def _chosen(names: Sequence[str]) -> list[str]:

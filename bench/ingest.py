@@ -51,21 +51,32 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A contestant at work; `observer` has listened to the dead letters since before it began."""
+
+    broker: Broker
+    flood: Flood
+    child: Child
+    folder: Path
+    observer: Wire
+
+
+@dataclass(frozen=True, slots=True)
 class Contestant:
     """Someone who drains a queue: the session's id, how to start it, and how one knows when it was through."""
 
     title: str
     client_id: str
     command: Callable[[int, Flood, Path], list[str]]
-    finish: Callable[[Broker, Flood, Child, Path], float]
+    finish: Callable[[Running], float]
 
 
-def _gone(client_id: str) -> Callable[[Broker, Flood, Child, Path], float]:
+def _gone(client_id: str) -> Callable[[Running], float]:
     """Through when it has left the broker, which it does after its last acknowledgement."""
 
-    def finish(broker: Broker, _flood: Flood, _child: Child, _folder: Path) -> float:
-        wait_for(lambda: client_id in broker.went_s, f"{client_id} to finish", PATIENCE_S)
-        return broker.went_s[client_id]
+    def finish(running: Running) -> float:
+        wait_for(lambda: client_id in running.broker.went_s, f"{client_id} to finish", PATIENCE_S)
+        return running.broker.went_s[client_id]
 
     return finish
 
@@ -121,21 +132,19 @@ def _edge() -> Contestant:
     return Contestant("metercast edge", client_id, command, _edge_finished)
 
 
-def _edge_finished(broker: Broker, flood: Flood, child: Child, folder: Path) -> float:
+def _edge_finished(running: Running) -> float:
     """Through when the dead letter for the flood's end comes: it follows the commit of all before it."""
-    with Wire(broker.port, "bench-observer") as observer:
-        observer.subscribe(f"metercast/{SITE}/deadletter")
-        try:
-            for kind, body in observer.packets(PATIENCE_S):
-                if kind == PUBLISH and END in topic_and_payload(body)[1]:
-                    break
-        except TimeoutError as error:
-            child.require_running()
-            raise BenchFailed(f"the edge was not through after {PATIENCE_S:g} s") from error
-        ended_s = time.monotonic()
-    accepted = _accepted(int((folder / "metrics-port").read_text()))
-    if accepted != flood.readings:
-        raise BenchFailed(f"the edge took {accepted} of {flood.readings} readings")
+    try:
+        for kind, body in running.observer.packets(PATIENCE_S):
+            if kind == PUBLISH and END in topic_and_payload(body)[1]:
+                break
+    except TimeoutError as error:
+        running.child.require_running()
+        raise BenchFailed(f"the edge was not through after {PATIENCE_S:g} s") from error
+    ended_s = time.monotonic()
+    accepted, readings = _accepted(int((running.folder / "metrics-port").read_text())), running.flood.readings
+    if accepted != readings:
+        raise BenchFailed(f"the edge took {accepted} of {readings} readings")
     return ended_s
 
 
@@ -195,15 +204,16 @@ def _drain(contestant: Contestant, broker: Broker, flood: Flood, folder: Path) -
     """Start a contestant, time its queue, and stop it."""
     client_id = contestant.client_id
     folder.mkdir()
-    child = launch(client_id, contestant.command(broker.port, flood, folder), folder)
-    try:
-        wait_for(lambda: client_id in broker.came_s, f"{contestant.title} to connect", 60, of=child)
-        before_s = cpu_s(child.process.pid)
-        seconds = contestant.finish(broker, flood, child, folder) - broker.came_s[client_id]
-        used_s = cpu_s(child.process.pid) - before_s
-    finally:
-        child.stop()
-    return Drain(seconds, used_s)
+    with Wire(broker.port, "bench-observer") as observer:
+        observer.subscribe(f"metercast/{SITE}/deadletter")
+        child = launch(client_id, contestant.command(broker.port, flood, folder), folder)
+        try:
+            wait_for(lambda: client_id in broker.came_s, f"{contestant.title} to connect", 60, of=child)
+            before_s = cpu_s(child.process.pid)
+            ended_s = contestant.finish(Running(broker, flood, child, folder, observer))
+            return Drain(ended_s - broker.came_s[client_id], cpu_s(child.process.pid) - before_s)
+        finally:
+            child.stop()
 
 
 def _figures(flood: Flood, racing: dict[str, Contestant], drains: dict[str, list[Drain]]) -> list[Figure]:
@@ -227,12 +237,9 @@ def _figures(flood: Flood, racing: dict[str, Contestant], drains: dict[str, list
             "against_cpu_us_per_reading": _cpu_us(flood, drains[key]),
             "ratios": [round(ratio, 3) for ratio in ratios],
         }
-        figures.append(
-            Figure(
-                "ingest_committed", value, "readings/s", len(edge), racing[key].title, round(statistics.median(ratios), 3),
-                conditions | beside,
-            )
-        )  # fmt: skip
+        ratio = round(statistics.median(ratios), 3)
+        title = racing[key].title
+        figures.append(Figure("ingest_committed", value, "readings/s", len(edge), title, ratio, conditions | beside))
     return figures or [Figure("ingest_committed", value, "readings/s", len(edge), conditions=conditions)]
 
 

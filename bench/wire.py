@@ -7,6 +7,7 @@ comes is read in large pieces and told apart by its first bytes.
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -31,6 +32,16 @@ def topic_and_payload(body: bytes) -> tuple[str, bytes]:
     return body[2:end].decode(), body[end:]
 
 
+def split(stream: bytes) -> tuple[list[tuple[int, bytes]], int]:
+    """(kind, body) of each packet that is wholly in `stream`, and how many bytes they were."""
+    packets, used = [], 0
+    while (packet := _packet_at(stream, used)) is not None:
+        kind, body_start, end = packet
+        packets.append((kind, stream[body_start:end]))
+        used = end
+    return packets, used
+
+
 def _text(text: str) -> bytes:
     encoded = text.encode()
     return len(encoded).to_bytes(2, "big") + encoded
@@ -52,6 +63,7 @@ class Wire:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
+        self._ready: deque[tuple[int, bytes]] = deque()
         body = _text("MQTT") + bytes([4, 2 if clean else 0, 0, 0]) + _text(client_id)
         self.send(b"\x10" + _length(len(body)) + body)
         self._expect(_CONNACK)
@@ -81,23 +93,15 @@ class Wire:
         """(kind, body) of each packet as it comes; raises TimeoutError after `timeout_s` of silence."""
         self._socket.settimeout(timeout_s)
         while True:
-            yield from self._whole()
+            while self._ready:
+                yield self._ready.popleft()
             piece = self._socket.recv(_READ_BYTES)
             if not piece:
                 raise ConnectionError("the broker closed the connection")
             self._buffer += piece
-
-    def _whole(self) -> Iterator[tuple[int, bytes]]:
-        """The packets that are wholly in the buffer."""
-        buffer, start = bytes(self._buffer), 0
-        taken = 0
-        try:
-            while (packet := _packet_at(buffer, start)) is not None:
-                kind, body_start, end = packet
-                start = taken = end
-                yield kind, buffer[body_start:end]
-        finally:
-            del self._buffer[:taken]
+            found, used = split(bytes(self._buffer))
+            self._ready.extend(found)
+            del self._buffer[:used]
 
     def _expect(self, kind: int) -> None:
         """The next packet of this kind; what comes before it is not wanted yet."""
