@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from bench.stage import Broker, launch, python, settings, wait_for
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
@@ -13,7 +14,7 @@ from shared.messages import Desired
 from shared.topics import SiteTopics, artifact_chunk
 from tests.small_model import small_manifest
 
-ROOT_TOPIC = "metercast"
+ROOT_TOPIC: Final = "metercast"
 
 
 def edge_settings(site: str, broker: Broker, state: Path, *, clock: str) -> dict[str, object]:

@@ -22,7 +22,6 @@ from demo.broker import find_mosquitto, free_port
 from demo.processes import Child, start
 
 ROOT: Final = Path(__file__).parents[1]
-RECEIVE_MAXIMUM: Final = 2000
 # No limits but the clients' own: MQTT 5 clients say theirs, an MQTT 3.1.1 client takes what it gets.
 SETTINGS: Final = """\
 listener {port} 127.0.0.1
