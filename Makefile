@@ -6,10 +6,12 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest.
+PEERS := .venv-bench
+# PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest, BENCH_ARGS to
+# the benches.
 export PYTHON KEEP
 
-.PHONY: help install mosquitto demo test check format lock clean
+.PHONY: help install mosquitto peers demo test bench check format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,21 @@ demo: install mosquitto ## replay real meters through a real broker and watch th
 
 test: install mosquitto ## run every test, with a real broker, MLflow and Delta
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: install mosquitto peers ## measure beside limits and peers (ONLY=ingest_committed measures one)
+	@$(BIN)/python -m bench $(ONLY) $(BENCH_ARGS)
+
+# What metercast is measured against has an environment of its own. Without it the benches say so and go on.
+peers:
+	@command -v mosquitto_sub >/dev/null || scripts/install-package mosquitto-clients mosquitto || true
+	@$(MAKE) $(PEERS)/.installed || echo "The peers could not be installed into $(PEERS); the benches go on without them." >&2
+
+$(PEERS)/.installed: requirements/bench.txt
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@echo "Installing peers into $(PEERS)"
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/bench.txt \
+	  || { echo "uv could not; trying pip" && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt; }
+	@touch $@
 
 check: install ## format, lint, types, import rules, links in the docs
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "run 'make format'"; exit 1; }

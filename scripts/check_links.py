@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 OUTSIDE = ("http://", "https://", "mailto:", "#")
-GENERATED = {".venv", "demo-out", "bench-out"}
+GENERATED = {".venv", ".venv-bench", "demo-out", "bench-out"}
 
 
 def broken_links(page: Path) -> list[str]:

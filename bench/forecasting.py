@@ -1,0 +1,121 @@
+"""`forecasts_per_core` and `onnx_share`: whole 48-hour forecasts of the real core on one thread; ONNX's share of that.
+
+A round is one `Tick` of the node after all meters have closed an hour: features, model, scores, calibration and the
+encoded messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.closing import END
+from bench.edge_state import readings_of, write_state
+from bench.figures import Figure
+from bench.stage import BenchFailed, say
+from edge.artifacts import ArtifactFolder
+from edge.bootstrap import build_node
+from edge.effects import ChunkArrived, DesiredArrived, Publish, ReadingsArrived, Tick
+from edge.inference import Predictor
+from edge.node import Node
+from edge.store import Store
+from shared.clock import HOUR_US
+from shared.messages import Desired
+from shared.params import Params
+from tests.small_model import small_manifest
+
+SITE: Final = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTime:
+    """Processor seconds of one round, and of ONNX within it."""
+
+    seconds: float
+    onnx_s: float
+
+
+def run(*, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 120) -> list[Figure]:
+    """Make `rounds` rounds, after one that does not count."""
+    params = Params.model_validate({"site": SITE, "clock": "event"})
+    with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name:
+        folder = Path(name)
+        write_state(folder, params, meters=meters, weeks=weeks, end=END, delivered=END)
+        store = Store(folder)
+        node = build_node(params, store, ArtifactFolder(folder / "models"))
+        _install(node, trees)
+        with _onnx_timed() as spent:
+            times = [_round(node, meters, number, spent) for number in range(rounds + 1)][1:]
+        store.close()
+    say(f"forecasting: {meters / statistics.median(one.seconds for one in times):,.0f} forecasts/s on one core")
+    conditions: dict[str, object] = {
+        "meters": meters,
+        "weeks": weeks,
+        "trees_per_quantile": trees,
+        "leads": params.horizon_steps,
+    }
+    return _figures(times, meters, conditions)
+
+
+def _install(node: Node, trees: int) -> None:
+    """Bring a model in as messages would."""
+    now = datetime.now(UTC)
+    manifest, chunks = small_manifest(trees=trees, expires=(now + timedelta(days=365)).isoformat())
+    wall_us = round(now.timestamp() * 1e6)
+    node.handle(DesiredArrived(node.topics.desired, Desired(champion=manifest).encode()), wall_us)
+    for number, chunk in enumerate(chunks):
+        node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us)
+    if node.models.champion is None:
+        raise BenchFailed("forecasting: the edge refused the bench's model")
+
+
+def _round(node: Node, meters: int, number: int, spent: list[float]) -> RoundTime:
+    now_us = (END + number + 1) * HOUR_US
+    node.handle(ReadingsArrived(tuple(readings_of(node.topics, row, END + number, 1) for row in range(meters))), now_us)
+    spent.clear()
+    began_s = time.process_time()
+    effects = node.handle(Tick(caught_up=True), now_us)
+    seconds = time.process_time() - began_s
+    made = sum(isinstance(effect, Publish) for effect in effects)
+    if made != meters:
+        raise BenchFailed(f"forecasting: {made} forecasts of {meters} meters in a round")
+    return RoundTime(seconds, sum(spent))
+
+
+@contextmanager
+def _onnx_timed() -> Iterator[list[float]]:
+    """Within it, the processor time of every model run is appended to the list."""
+    spent: list[float] = []
+    run_model = Predictor.run
+
+    def timed(self: Predictor, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        began_s = time.process_time()
+        try:
+            return run_model(self, features)
+        finally:
+            spent.append(time.process_time() - began_s)
+
+    Predictor.run = timed  # type: ignore[method-assign]
+    try:
+        yield spent
+    finally:
+        Predictor.run = run_model  # type: ignore[method-assign]
+
+
+def _figures(times: list[RoundTime], meters: int, conditions: dict[str, object]) -> list[Figure]:
+    seconds = statistics.median(one.seconds for one in times)
+    share = statistics.median(one.onnx_s / one.seconds for one in times)
+    return [
+        Figure("forecasts_per_core", round(meters / seconds, 1), "forecasts/s", len(times), conditions=conditions),
+        Figure("onnx_share", round(share, 3), "of the time", len(times), conditions=conditions),
+    ]
