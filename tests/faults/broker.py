@@ -63,7 +63,9 @@ class Broker:
 
     def _configuration(self) -> str:
         text = (SHIPPED / "edge.conf").read_text()
-        text = text.replace("listener 1883", f"listener {self.port} {HOST}").replace("/mosquitto/data", str(self.folder))
+        text = text.replace("listener 1883", f"listener {self.port} {HOST}").replace(
+            "/mosquitto/data", str(self.folder)
+        )
         text = text.replace("autosave_interval 10", "autosave_interval 1").replace("log_dest stdout", "log_dest stderr")
         if not self.persistent:
             text = text.replace("persistence true", "persistence false")

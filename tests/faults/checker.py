@@ -18,7 +18,17 @@ from shared.messages import MAX_DEAD_LETTER_PAYLOAD
 from tests.faults.meters import Publication, Reading
 
 _SHOWN: Final = 5
-Intervals = Mapping[str, Mapping[int, float]]  # meter → interval number → kW; missing ones are left out
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A meter's closed intervals: those that have a load, in kW by number, and the first number not yet closed."""
+
+    until: int
+    load_kw: Mapping[int, float]
+
+
+Intervals = Mapping[str, Closed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,12 @@ class Letter:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is wrong, in words; nothing is when all are empty."""
+    """What is wrong, in words; nothing is when all are empty.
 
+    `refused` are good readings that are dead letters: answered, but wrong where nothing gave the edge a reason.
+    """
+
+    refused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
@@ -51,7 +65,7 @@ class Verdict:
     @property
     def sound(self) -> bool:
         """Whether nothing was lost, doubled, invented or computed otherwise, and no expectation broken."""
-        return not any((self.missing, self.doubled, self.unexplained, self.differing, self.broken))
+        return not any(getattr(self, name) for name in self.__slots__)
 
     def __str__(self) -> str:
         """One line for each kind of finding, with the first few."""
@@ -85,7 +99,9 @@ def check(
         if not one.readings and (topic, one.payload[:MAX_DEAD_LETTER_PAYLOAD]) not in answered:
             open_.setdefault(topic, []).append(f"letter of {one.payload[:80]!r} on {topic}")
         for reading in set(one.readings) - recorded:
-            if (topic, reading.ts_us, reading.value) not in answered:
+            if (topic, reading.ts_us, reading.value) in answered:
+                verdict.refused.append(str(reading))
+            else:
                 open_.setdefault(topic, []).append(str(reading))
     verdict.missing += _beyond_summaries(open_, letters)
     return verdict
@@ -144,10 +160,14 @@ def _beyond_summaries(open_: Mapping[str, list[str]], letters: Iterable[Letter])
 
 def differing(ours: Intervals, clean: Intervals) -> list[str]:
     """Where closed intervals are not, bit for bit, those of the same input delivered cleanly."""
-    found: list[str] = []
-    for meter in sorted(ours.keys() | clean.keys()):
-        mine, theirs = ours.get(meter, {}), clean.get(meter, {})
-        for number in sorted(mine.keys() | theirs.keys()):
-            if mine.get(number) != theirs.get(number):
-                found.append(f"{meter} interval {number}: {mine.get(number)} kW, cleanly {theirs.get(number)} kW")
+    found = [f"{meter} has intervals on one side only" for meter in sorted(ours.keys() ^ clean.keys())]
+    for meter in sorted(ours.keys() & clean.keys()):
+        mine, theirs = ours[meter], clean[meter]
+        if mine.until != theirs.until:
+            found.append(f"{meter} is closed up to {mine.until}, cleanly {theirs.until}")
+        found += [
+            f"{meter} interval {number}: {mine.load_kw.get(number)} kW, cleanly {theirs.load_kw.get(number)} kW"
+            for number in sorted(mine.load_kw.keys() | theirs.load_kw.keys())
+            if mine.load_kw.get(number) != theirs.load_kw.get(number)
+        ]
     return found

@@ -19,7 +19,7 @@ from edge.node import Node
 from edge.store import Store
 from edge.window import NEVER
 from shared.params import Params
-from tests.faults.checker import Intervals
+from tests.faults.checker import Closed, Intervals
 from tests.faults.meters import Publication
 
 _BATCH: Final = 500
@@ -71,11 +71,11 @@ def _tell(node: Node, store: Store, event: ReadingsArrived | Tick, wall_us: int)
             store.commit(effect.changes, node.site)
 
 
-def _of_meter(node: Node, name: str) -> dict[int, float]:
+def _of_meter(node: Node, name: str) -> Closed:
     row = node.site.meters.by_name[name].row
-    end = int(node.site.window.closed[row])
-    if end == NEVER:
-        return {}
-    loads_kw = node.site.window.before(np.array([row]), end)[0]
-    numbers = range(end - len(loads_kw), end)
-    return {number: kw for number, kw in zip(numbers, loads_kw.tolist(), strict=True) if kw == kw}
+    until = int(node.site.window.closed[row])
+    if until == NEVER:
+        return Closed(until, {})
+    loads_kw = node.site.window.before(np.array([row]), until)[0].tolist()
+    numbers = range(until - len(loads_kw), until)
+    return Closed(until, {number: kw for number, kw in zip(numbers, loads_kw, strict=True) if kw == kw})

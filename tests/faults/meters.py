@@ -89,9 +89,7 @@ class Fleet:
             case 1:
                 quarters = [(start_us + q * HOUR_US // 4, round(chance.uniform(0.1, 5), 3)) for q in range(4)]
                 listed = message(name, *quarters[:2], unit="kW")
-                return [(hour + 0.25, listed)] + [
-                    (hour + q / 4, message(name, quarters[q], unit="kW")) for q in (2, 3)
-                ]
+                return [(hour + 0.25, listed)] + [(hour + q / 4, message(name, quarters[q], unit="kW")) for q in (2, 3)]
             case _:
                 counted = round(2.0 * (hour % _CYCLE_H) + chance.uniform(0, 1), 3)
                 return [(float(hour), message(name, (start_us, counted), unit="kWh", kind="register"))]

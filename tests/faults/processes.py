@@ -168,7 +168,7 @@ def _tell_wrong_time(skew: Path) -> None:
         def now(cls, tz: tzinfo | None = None) -> Any:
             return datetime.fromtimestamp(true_s(), tz or UTC) + timedelta(seconds=off_s())
 
-    clock.datetime = WrongClock  # type: ignore[misc]  # the one place that asks for the time
+    vars(clock)["datetime"] = WrongClock  # wall_now, the one place that asks for the time, looks here
     time.time = lambda: true_s() + off_s()
 
 
@@ -189,9 +189,7 @@ class CentralProcess:
         """Start it and do not wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command("run"), cwd=ROOT, stdout=log, stderr=log, env=_environment()
-            )
+            self._process = subprocess.Popen(self._command("run"), cwd=ROOT, stdout=log, stderr=log, env=_environment())
 
     def export(self, site: str, readings: Path, letters: Path) -> None:
         """`central export` of one site."""

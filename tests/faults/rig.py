@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +19,11 @@ import pyarrow.parquet as pq
 
 from shared import params_file
 from shared.clock import to_us, wall_now
-from shared.messages import MAX_DEAD_LETTER_PAYLOAD
 from shared.mqtt import Connection, Delivery
 from shared.params import MqttParams
 from shared.topics import SiteTopics
 from tests.faults import intervals
-from tests.faults.broker import HOST, Broker
+from tests.faults.broker import HOST, SHIPPED, Broker
 from tests.faults.checker import Letter, Verdict, check, differing
 from tests.faults.meters import Publication, Reading
 from tests.faults.processes import CentralProcess, EdgeProcess, wait_for
@@ -68,8 +67,6 @@ class Stage:
 
 
 def _bridge(site: str, port: int) -> str:
-    from tests.faults.broker import SHIPPED
-
     text = (SHIPPED / "bridge.conf").read_text().replace("restart_timeout 2 60", "restart_timeout 1 1")
     names = {"@SITE@": site, "@CENTRAL_MQTT_HOST@": HOST, "@CENTRAL_MQTT_PORT@": str(port)}
     for name, value in names.items():
@@ -169,12 +166,12 @@ class Rig:
     # -- faults --------------------------------------------------------------------------------------------------
 
     def kill_edge(self) -> None:
-        """kill -9; whoever calls starts it again."""
+        """Kill -9; whoever calls starts it again."""
         self.edge.kill()
         self.kills += 1
 
     def kill_broker(self) -> None:
-        """kill -9 of Mosquitto and a start; returns when meters, edge and central are back on it.
+        """Kill -9 of Mosquitto and a start; returns when meters, edge and central are back on it.
 
         Also what was under way to the broker is at risk: it comes again before the edge has subscribed again.
         """
@@ -212,6 +209,11 @@ class Rig:
         """Every status the edge published."""
         return [json.loads(body) for body in self.said(self.topics.status) if body]
 
+    def state(self) -> str:
+        """The state the edge published last, or nothing."""
+        statuses = self.statuses()
+        return str(statuses[-1]["state"]) if statuses else ""
+
     def newest_origin(self, meter: str) -> str:
         """The origin of a meter's latest forecast, or nothing."""
         bodies = self.said(self.topics.forecast(meter))
@@ -240,14 +242,20 @@ class Rig:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def drain(self, within_s: float = DRAIN_WITHIN_S) -> None:
-        """Wait until the edge has acknowledged everything owed, and central all of it."""
+        """Wait until the edge has acknowledged everything owed, and central has it in the record."""
+        self.wait_acknowledged(within_s)
+        wait_for(
+            lambda: self.edge.metric("metercast_outbox_batches") == 0.0,
+            "central to record the rest",
+            self.edge.log,
+            within_s,
+        )
+
+    def wait_acknowledged(self, within_s: float = DRAIN_WITHIN_S) -> None:
+        """Wait until the edge has acknowledged everything owed."""
         wait_for(lambda: self._taken_since(0), "the broker to take the rest", within_s=within_s)
         owed = {self._key(one) for one in self.owed()}
-        acked = self.proxy.acked
-        wait_for(lambda: owed <= acked, "the edge to acknowledge the rest", self.edge.log, within_s)
-        wait_for(
-            lambda: self.edge.metric("metercast_outbox_batches") == 0.0, "central to record the rest", self.edge.log, within_s
-        )
+        wait_for(lambda: owed <= self.proxy.acked, "the edge to acknowledge the rest", self.edge.log, within_s)
 
     def record(self) -> Record:
         """`central export` of this site."""
@@ -281,6 +289,3 @@ class Rig:
         ours = intervals.held_by(self.edge.state, self.folder / "copy", params, compared, wall_us)
         clean = intervals.delivered_cleanly(self.folder / "clean", params, same, compared, wall_us)
         return differing(ours, clean)
-
-
-__all__ = ["MAX_DEAD_LETTER_PAYLOAD", "Record", "Rig", "Sent", "Stage"]
