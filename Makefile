@@ -7,9 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest.
+# MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
 export PYTHON KEEP
 
-.PHONY: help install mosquitto demo test check format lock clean
+.PHONY: help install mosquitto demo test soak check format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ demo: install mosquitto ## replay real meters through a real broker and watch th
 
 test: install mosquitto ## run every test, with a real broker, MLflow and Delta
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: install mosquitto ## play faults with fresh seeds until the time is over (MINUTES=10, SEED=…)
+	@$(BIN)/python -m tests.faults --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 check: install ## format, lint, types, import rules, links in the docs
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "run 'make format'"; exit 1; }

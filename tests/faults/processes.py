@@ -191,13 +191,6 @@ class CentralProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command("run"), cwd=ROOT, stdout=log, stderr=log, env=_environment())
 
-    def export(self, site: str, readings: Path, letters: Path) -> None:
-        """`central export` of one site."""
-        words = ("export", "--site", site, "--readings", str(readings), "--dead-letters", str(letters))
-        subprocess.run(
-            self._command(*words), cwd=ROOT, check=True, timeout=120, env=_environment(), capture_output=True
-        )
-
     def kill(self) -> None:
         """End it."""
         if self._process is not None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
+from deltalake import DeltaTable
 
+from central.bootstrap import open_record
 from shared import params_file
 from shared.clock import to_us, wall_now
 from shared.mqtt import Connection, Delivery
@@ -85,10 +87,11 @@ class Sent:
 
 @dataclass(slots=True)
 class Record:
-    """What an export holds of a site."""
+    """What an export holds of a site; `repeats` are rows of the table that every reader folds into others."""
 
     readings: list[Reading]
     letters: list[Letter]
+    repeats: int
 
 
 class Rig:
@@ -258,13 +261,17 @@ class Rig:
         wait_for(lambda: owed <= self.proxy.acked, "the edge to acknowledge the rest", self.edge.log, within_s)
 
     def record(self) -> Record:
-        """`central export` of this site."""
-        readings, letters = self.folder / "readings.parquet", self.folder / "letters.parquet"
-        self.stage.central.export(self.site, readings, letters)
-        rows = pq.read_table(readings)
+        """What `central export` would write of this site: the same reads, in this process."""
+        work = self.stage.central.folder
+        table = open_record(params_file.load(overrides=[f"central.work_dir={work}"]))
+        rows = table.readings(site=self.site)
         columns = (rows["meter_id"], rows["ts"].cast(pa.int64()), rows["value"])
         found = [Reading(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
-        return Record(found, [Letter.of(row) for row in pq.read_table(letters).to_pylist()])
+        letters = [Letter.of(row) for row in table.dead_letters(site=self.site).to_pylist()]
+        held = (
+            DeltaTable(f"{work}/record/readings").to_pyarrow_dataset().count_rows(filter=pc.field("site") == self.site)
+        )
+        return Record(found, letters, held - len(found))
 
     def judge(self, compared: Iterable[str]) -> tuple[Verdict, Record]:
         """Drain, stop the edge and check everything; the intervals of the meters `compared` against a clean run."""
