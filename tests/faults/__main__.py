@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import shutil
@@ -30,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     until_s = time.monotonic() + options.minutes * 60
     seed = options.seed if options.seed is not None else to_us(wall_now()) // 1_000_000 % 1_000_000
     outcomes: list[Outcome] = []
-    for name, number in _runs(seed):
-        if time.monotonic() >= until_s:
-            break
-        outcomes.append(_run(name, number, long=not options.short))
+    with contextlib.suppress(KeyboardInterrupt):
+        for name, number in _runs(seed):
+            if time.monotonic() >= until_s:
+                break
+            outcomes.append(_run(name, number, long=not options.short))
     return _report(outcomes)
 
 
@@ -74,8 +76,12 @@ def _run(name: str, seed: int, *, long: bool) -> Outcome:
     if outcome.verdict.sound:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        _print(f"{outcome.verdict}\nkept: {folder}\nreplay: python -m tests.faults --replay {name} {seed}")
+        _print(f"{outcome.verdict}\nkept: {folder}\nreplay: {_replay(name, seed, long=long)}")
     return outcome
+
+
+def _replay(name: str, seed: int, *, long: bool) -> str:
+    return f"python -m tests.faults {'' if long else '--short '}--replay {name} {seed}"
 
 
 def _say(outcome: Outcome) -> None:

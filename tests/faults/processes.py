@@ -14,16 +14,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tests.conftest import free_port
 
+T = TypeVar("T")
 ROOT: Final = Path(__file__).resolve().parents[2]
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["edge.cli", "edge.bootstrap", "edge.runtime", "tests.faults.processes"])
@@ -37,6 +38,18 @@ def wait_for(condition: Callable[[], bool], what: str, log: Path | None = None, 
             tail = log.read_text(errors="replace")[-1500:] if log and log.exists() else ""
             raise AssertionError(f"waited {within_s:g} s for {what}\n{tail}")
         time.sleep(0.01)
+
+
+def all_pass(items: Iterable[T], passes: Callable[[T], bool]) -> Callable[[], bool]:
+    """A condition that asks each of many items until it has passed once, and then no more."""
+    left = list(items)[::-1]
+
+    def condition() -> bool:
+        while left and passes(left[-1]):
+            left.pop()
+        return not left
+
+    return condition
 
 
 @dataclass

@@ -28,7 +28,7 @@ from tests.faults import intervals
 from tests.faults.broker import HOST, SHIPPED, Broker
 from tests.faults.checker import Letter, Verdict, check, differing
 from tests.faults.meters import Publication, Reading
-from tests.faults.processes import CentralProcess, EdgeProcess, wait_for
+from tests.faults.processes import CentralProcess, EdgeProcess, all_pass, wait_for
 from tests.faults.proxy import Proxy
 
 CENTRAL_ID: Final = "metercast-central"
@@ -146,13 +146,14 @@ class Rig:
         """The same, and wait until the broker has them."""
         first = len(self.sent)
         self.publish(publications)
-        wait_for(lambda: self._taken_since(first), "the broker to take the meters' messages", within_s=within_s)
+        self._wait_taken(first, within_s)
 
     def _hand_over(self, one: Publication) -> Delivery:
         return self.meters.publish(self.topics.reading(one.meter), one.payload)
 
-    def _taken_since(self, first: int) -> bool:
-        return all(sent.delivery.done for sent in self.sent[first:])
+    def _wait_taken(self, first: int, within_s: float) -> None:
+        taken = all_pass(self.sent[first:], lambda sent: sent.delivery.done)
+        wait_for(taken, "the broker to take the meters' messages", within_s=within_s)
 
     def owed(self) -> list[Publication]:
         """What must be in the record or among the dead letters."""
@@ -256,9 +257,9 @@ class Rig:
 
     def wait_acknowledged(self, within_s: float = DRAIN_WITHIN_S) -> None:
         """Wait until the edge has acknowledged everything owed."""
-        wait_for(lambda: self._taken_since(0), "the broker to take the rest", within_s=within_s)
-        owed = {self._key(one) for one in self.owed()}
-        wait_for(lambda: owed <= self.proxy.acked, "the edge to acknowledge the rest", self.edge.log, within_s)
+        self._wait_taken(0, within_s)
+        acknowledged = all_pass(map(self._key, self.owed()), self.proxy.acked.__contains__)
+        wait_for(acknowledged, "the edge to acknowledge the rest", self.edge.log, within_s)
 
     def record(self) -> Record:
         """What `central export` would write of this site: the same reads, in this process."""

@@ -116,7 +116,7 @@ def edge_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
     """Kill -9 of the edge at random instants: while it starts, takes, commits, acknowledges, forecasts."""
     fleet = fleet_of(chance)
     hours = slices(fleet, chance)
-    while rig.kills < (200 if long else 20):
+    while rig.kills < (150 if long else 20):
         rig.publish(next(hours))
         time.sleep(chance.uniform(0, 0.4))
         rig.kill_edge()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +76,9 @@ def test_a_meter_that_sends_garbage_at_full_rate_is_answered_in_few_rows_beside_
 
 def test_ten_thousand_invented_meters_are_refused_in_few_rows_beside_timely_good_meters(stage: Stage) -> None:
     _survives("many-ids", stage)
+
+
+def test_the_page_on_faults_names_every_test_here_and_none_that_is_not() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    here = {name for name in globals() if name.startswith("test_") and "_page_" not in name}
+    assert set(re.findall(r"`(test_\w+)`", page)) == here
