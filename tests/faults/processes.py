@@ -149,7 +149,8 @@ class EdgeProcess:
         try:
             yield
         finally:
-            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
+            if self.alive:
+                resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
 
     def _says_it_runs(self) -> int:
         return self.log.read_text(errors="replace").count("edge runs") if self.log.exists() else 0

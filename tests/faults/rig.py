@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from tests.faults.proxy import Proxy
 
 CENTRAL_ID: Final = "metercast-central"
 DRAIN_WITHIN_S: Final = 90.0
+MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Stage:
@@ -87,11 +89,16 @@ class Sent:
 
 @dataclass(slots=True)
 class Record:
-    """What an export holds of a site; `repeats` are rows of the table that every reader folds into others."""
+    """What an export holds of a site.
+
+    Rows of the table that repeat a reading are folded by every reader. Of a reading within the lateness there must be
+    none; an older one that comes again is no longer known to the edge.
+    """
 
     readings: list[Reading]
     letters: list[Letter]
     repeats: int
+    late_repeats: int
 
 
 class Rig:
@@ -105,6 +112,7 @@ class Rig:
         self.clock = self.folder / "clock-is-off-by-s" if skewed else None
         self.settings = ("clock=event", "uplink.resend_after=2s", *settings)
         connection = (f"site={site}", f"mqtt.host={HOST}", f"mqtt.port={self.proxy.port}")
+        self._params = params_file.load(overrides=[f"site={site}", *self.settings])
         self.edge = EdgeProcess(self.folder, (*connection, *self.settings), self.clock)
         self.sent: list[Sent] = []
         self.kills = 0
@@ -163,6 +171,11 @@ class Rig:
             for sent in self.sent
             if sent.delivery.done and (not sent.at_risk or self._key(sent.publication) in acked)
         ]
+
+    def forgotten(self, record: Record) -> int:
+        """Messages with readings that a killed broker took and nobody recorded."""
+        held = set(record.readings)
+        return sum(sent.at_risk and not held.issuperset(sent.publication.readings) for sent in self.sent)
 
     def _key(self, one: Publication) -> tuple[str, bytes]:
         return self.topics.reading(one.meter), one.payload
@@ -262,17 +275,28 @@ class Rig:
         wait_for(acknowledged, "the edge to acknowledge the rest", self.edge.log, within_s)
 
     def record(self) -> Record:
-        """What `central export` would write of this site: the same reads, in this process."""
+        """What `central export` would write of this site, by the same reads in this process, and what those fold."""
         work = self.stage.central.folder
         table = open_record(params_file.load(overrides=[f"central.work_dir={work}"]))
         rows = table.readings(site=self.site)
         columns = (rows["meter_id"], rows["ts"].cast(pa.int64()), rows["value"])
         found = [Reading(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
         letters = [Letter.of(row) for row in table.dead_letters(site=self.site).to_pylist()]
-        held = (
-            DeltaTable(f"{work}/record/readings").to_pyarrow_dataset().count_rows(filter=pc.field("site") == self.site)
-        )
-        return Record(found, letters, held - len(found))
+        ages_us = list(self._ages_of_repeats(f"{work}/record/readings"))
+        late = sum(age_us > self._params.grid.lateness / MICROSECOND for age_us in ages_us)
+        return Record(found, letters, len(ages_us) - late, late)
+
+    def _ages_of_repeats(self, uri: str) -> Iterator[int]:
+        """How old each reading was that is in a row of the table again, in µs."""
+        names = ["meter_id", "ts", "received_at"]
+        rows = DeltaTable(uri).to_pyarrow_dataset().to_table(columns=names, filter=pc.field("site") == self.site)
+        instants = [rows[name].cast(pa.int64()).to_pylist() for name in names[1:]]
+        seen: set[tuple[str, int]] = set()
+        in_order = sorted(zip(rows["meter_id"].to_pylist(), *instants, strict=True), key=lambda row: row[2])
+        for meter, ts_us, received_us in in_order:
+            if (meter, ts_us) in seen:
+                yield received_us - ts_us
+            seen.add((meter, ts_us))
 
     def judge(self, compared: Iterable[str]) -> tuple[Verdict, Record]:
         """Drain, stop the edge and check everything; the intervals of the meters `compared` against a clean run."""
@@ -283,6 +307,8 @@ class Rig:
         published = [sent.publication for sent in self.sent]
         topic = self.topics.reading("")
         verdict = check(self.owed(), published, record.readings, record.letters, readings_topic=topic)
+        if record.repeats:
+            verdict.doubled.append(f"{record.repeats} readings have another row in the table")
         verdict.differing += self._differing(record, published, list(compared))
         verdict.broken += self.expected
         return verdict, record
@@ -292,7 +318,7 @@ class Rig:
         recorded = set(record.readings)
         chosen = set(compared)
         same = [one for one in published if one.meter in chosen and one.readings and recorded.issuperset(one.readings)]
-        params = params_file.load(overrides=[f"site={self.site}", *self.settings])
+        params = self._params
         wall_us = to_us(wall_now())
         ours = intervals.held_by(self.edge.state, self.folder / "copy", params, compared, wall_us)
         clean = intervals.delivered_cleanly(self.folder / "clean", params, same, compared, wall_us)

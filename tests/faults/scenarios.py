@@ -90,10 +90,12 @@ def _judge_rows(verdict: Verdict, rows: int, at_most: int | None) -> None:
 
 def _noted(rig: Rig, record: Record) -> Iterator[str]:
     """Reported, not owed: what the broker dropped (of all its clients), and what readers of the table must fold."""
+    if forgotten := rig.forgotten(record):
+        yield f"{forgotten} messages went with the broker"
     if dropped := rig.dropped_by_broker():
         yield f"the broker dropped {dropped}"
-    if record.repeats:
-        yield f"{record.repeats} rows of the table repeat a reading"
+    if record.late_repeats:
+        yield f"{record.late_repeats} readings older than the lateness were recorded again"
 
 
 def fleet_of(chance: random.Random, meters: int = 6) -> Fleet:
@@ -117,8 +119,7 @@ def edge_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
     fleet = fleet_of(chance)
     hours = slices(fleet, chance)
     while rig.kills < (150 if long else 20):
-        rig.publish(next(hours))
-        time.sleep(chance.uniform(0, 0.4))
+        _let_work(rig, chance, next(hours))
         rig.kill_edge()
         rig.publish(next(hours))
         if chance.random() < 0.25:
@@ -127,6 +128,18 @@ def edge_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
             rig.kill_edge()
         rig.edge.start()
     return Played(fleet.names)
+
+
+def _let_work(rig: Rig, chance: random.Random, publications: Sequence[Publication]) -> None:
+    """Publish, and return at an instant of chance: any, or just when so many acknowledgements have passed."""
+    acks_before = rig.proxy.acks
+    rig.publish(publications)
+    if chance.random() < 0.5:
+        time.sleep(chance.uniform(0, 0.4))
+        return
+    wanted, until_s = acks_before + chance.randint(1, len(publications)), time.monotonic() + 1.0
+    while rig.proxy.acks < wanted and time.monotonic() < until_s:
+        time.sleep(0.0005)
 
 
 def _broker_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
@@ -216,10 +229,15 @@ def disk_slow(rig: Rig, chance: random.Random, long: bool) -> Played:
     fleet = fleet_of(chance)
     hours = slices(fleet, chance)
     rig.publish_all(next(hours))
-    for hold_s in [chance.uniform(0.5, 12) for _ in range(10)] if long else [chance.uniform(5.3, 5.8)]:
+    for hold_s in [chance.uniform(0.5, 8) for _ in range(6)] if long else [chance.uniform(5.3, 5.8)]:
         with _database_held(rig.edge.state), rig.no_acks("while nothing can be committed"):
             rig.publish_all(next(hours))
             time.sleep(hold_s)
+    with _database_held(rig.edge.state):
+        rig.publish_all(next(hours))
+        time.sleep(chance.uniform(0.2, 0.4))
+        rig.kill_edge()
+    rig.edge.start()
     for _ in range(40 if long else 6):
         rig.publish(next(hours))
         time.sleep(chance.uniform(0, 0.2))
@@ -238,28 +256,42 @@ def _database_held(state: Path) -> Iterator[None]:
 
 
 def disk_full(rig: Rig, chance: random.Random, long: bool) -> Played:
-    """No room: nothing is acknowledged, the log and the status say so; with room again it goes on by itself."""
+    """No room: nothing is acknowledged, log and status say so; with room it goes on by itself, or after a kill."""
     fleet = fleet_of(chance)
     hours = slices(fleet, chance)
     rig.expect(lambda: rig.state() == "online", "a status of online at the start")
     for _ in range(10 if long else 1):
         rig.publish_all(next(hours))
         rig.drain()
-        failures = _said_failed(rig)
-        statuses = len(rig.statuses())
         with rig.edge.disk_full():
-            for _ in range(3):
-                rig.publish_all(next(hours))
-            rig.expect(lambda n=failures: _said_failed(rig) > n, "a log line about the failed commit")  # type: ignore[misc]
-            with rig.no_acks("while the disk is full"):
-                rig.publish_all(next(hours))
-                rig.expect(
-                    lambda n=statuses: any(one["state"] == "degraded" and one["reasons"] for one in rig.statuses()[n:]),  # type: ignore[misc]
-                    "a degraded status with a reason while the disk is full",
-                )
-                time.sleep(chance.uniform(0, 3 if long else 0.3))
+            _expect_disk_trouble(rig, hours)
+            time.sleep(chance.uniform(0, 3 if long else 0.3))
         rig.expect(lambda: rig.state() == "online", "a status of online with room again")
+    rig.drain()
+    with rig.edge.disk_full():
+        _expect_failed_commit(rig, hours)
+        rig.kill_edge()
+    rig.edge.start()
     return Played(fleet.names)
+
+
+def _expect_disk_trouble(rig: Rig, hours: Iterator[list[Publication]]) -> None:
+    """A failed commit is logged, from then on nothing is acknowledged, and the status says why."""
+    heard = len(rig.statuses())
+    _expect_failed_commit(rig, hours)
+    with rig.no_acks("while the disk is full"):
+        rig.publish_all(next(hours))
+        rig.expect(
+            lambda: any(one["state"] == "degraded" and one["reasons"] for one in rig.statuses()[heard:]),
+            "a degraded status with a reason while the disk is full",
+        )
+
+
+def _expect_failed_commit(rig: Rig, hours: Iterator[list[Publication]]) -> None:
+    failures = _said_failed(rig)
+    for _ in range(3):
+        rig.publish_all(next(hours))
+    rig.expect(lambda: _said_failed(rig) > failures, "a log line about the failed commit")
 
 
 def _said_failed(rig: Rig) -> int:
