@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-bench
 # PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest, BENCH_ARGS to
-# the benches.
+# the benches; MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
 export PYTHON KEEP
 
-.PHONY: help install mosquitto peers demo test bench check format lock clean
+.PHONY: help install mosquitto peers demo test soak bench check format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ $(PEERS)/.installed: requirements/bench.txt
 	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/bench.txt \
 	  || { echo "uv could not; trying pip" && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt; }
 	@touch $@
+
+soak: install mosquitto ## play faults with fresh seeds until the time is over (MINUTES=10, SEED=…)
+	@$(BIN)/python -m tests.faults --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 check: install ## format, lint, types, import rules, links in the docs
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "run 'make format'"; exit 1; }

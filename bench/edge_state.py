@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.changes import Changes
-from edge.dialects.native import QUALITY_OK, Reading
+from edge.dialects.native import Reading
 from edge.effects import RawMessage
+from edge.forms import QUALITY_OK, Form, Forms
 from edge.scoring import Issued, Scoreboard, scored_leads
-from edge.site import SiteState
+from edge.site import SiteState, grid_rules
 from edge.store import Store
 from shared.clock import HOUR_US, iso
+from shared.grid import Intervals
 from shared.params import Params
 from shared.topics import SiteTopics
 
@@ -42,9 +44,7 @@ def daily_loads(meters: int, first: int, count: int) -> NDArray[np.float32]:
     return loads
 
 
-def hourly(meter: str, number: int, load_kw: float) -> Reading:
-    """The energy reading that fills interval `number`."""
-    return Reading(meter, number * HOUR_US, load_kw, "kWh", "energy", HOUR_US, QUALITY_OK)
+HOURLY: Final = Form("kWh", "energy", HOUR_US, QUALITY_OK)
 
 
 def readings_of(topics: SiteTopics, meter: int, first: int, count: int) -> RawMessage:
@@ -63,7 +63,8 @@ def fill_window(site: SiteState, end: int, steps: int, meters: int) -> None:
     for number in range(meters):
         row = site.add_meter(meter_name(number)).row
         site.window.closed[row] = end - steps
-        site.window.close(row, loads_kw[row])
+        made = Intervals(loads_kw[row].astype(np.float64), np.ones(steps), np.zeros(steps, dtype=np.uint8))
+        site.window.close(row, end, made)
         site.issued[row] = site.delivered[row] = end
 
 
@@ -74,8 +75,8 @@ def write_state(folder: Path, params: Params, *, meters: int, weeks: int, end: i
     `delivered` were never confirmed by the broker.
     """
     leads = scored_leads(params.step_s, params.horizon_steps)
-    site = SiteState(params, Scoreboard(leads))
-    store = Store(folder)
+    site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), [HOURLY]))
+    store = Store(folder, iso(end * HOUR_US))
     try:
         store.belong_to(site=params.site, step_s=params.step_s, leads=leads)
         steps = weeks * 7 * STEPS_A_DAY
@@ -90,13 +91,14 @@ def write_state(folder: Path, params: Params, *, meters: int, weeks: int, end: i
 
 def _changes(site: SiteState, rows: NDArray[np.int64], end: int, steps: int, leads: tuple[int, ...]) -> Changes:
     changes = Changes(facts={"clock_us": str((end - 1) * HOUR_US)}, meters=set(rows.tolist()))
+    changes.forms = [(0, HOURLY)]
     changes.closed = [(row, end - steps, steps) for row in changes.meters]
     for row in sorted(changes.meters):
         meter = site.meters.by_row[row]
         for number in range(end - READINGS_HELD, end):
-            reading = hourly(meter.name, number, float(site.window.load_kw[row, number % site.window.width]))
-            meter.keep(reading)
-            changes.readings.append((row, reading))
+            reading = Reading(number * HOUR_US, float(site.window.load_kw[row, number % site.window.width]), 0)
+            meter.append(reading, site.forms)
+            changes.readings.append((row, *reading))
     changes.issued = [_issued(rows, origin, leads) for origin in range(end - max(leads), end + 1)]
     return changes
 

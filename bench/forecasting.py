@@ -29,7 +29,7 @@ from edge.effects import ChunkArrived, DesiredArrived, Publish, ReadingsArrived,
 from edge.inference import Predictor
 from edge.node import Node
 from edge.store import Store
-from shared.clock import HOUR_US
+from shared.clock import HOUR_US, iso
 from shared.messages import Desired
 from shared.params import Params
 from tests.small_model import small_manifest
@@ -51,7 +51,7 @@ def run(*, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 12
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name:
         folder = Path(name)
         write_state(folder, params, meters=meters, weeks=weeks, end=END, delivered=END)
-        store = Store(folder)
+        store = Store(folder, iso(END * HOUR_US))
         node = build_node(params, store, ArtifactFolder(folder / "models"))
         _install(node, trees)
         with _onnx_timed() as spent:

@@ -27,7 +27,7 @@ from edge.bootstrap import build_node
 from edge.effects import Publish, RawMessage, ReadingsArrived, Tick
 from edge.node import Node
 from edge.store import Store
-from shared.clock import HOUR_US
+from shared.clock import HOUR_US, iso
 from shared.params import Params
 
 SITE: Final = "bench"
@@ -52,19 +52,21 @@ def measure(meters: int) -> dict[str, Any]:
     """Resident bytes before and after, and how they came to be."""
     params = Params.model_validate({"site": SITE, "edge": {"max_meters": max(meters, 1)}})
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name:
-        store = Store(Path(name))
+        store = Store(Path(name), iso(END * HOUR_US))
         node = build_node(params, store, ArtifactFolder(Path(name) / "models"))
         before = _resident()
         fill_window(node.site, END - READINGS, node.site.window.width, meters)
-        for row in reversed(range(meters)):  # the last one makes room for all
+        for row in range(meters):
             node.rounds.begin(row, END - READINGS)
         window = _resident()
         for messages in _messages(node, meters):
             node.handle(ReadingsArrived(messages), END * HOUR_US)
         readings = _resident()
-        effects = node.handle(Tick(caught_up=True), END * HOUR_US)
-        forecasts = sum(isinstance(effect, Publish) for effect in effects)
-        del effects
+        forecasts = 0
+        while node.busy:
+            effects = node.handle(Tick(caught_up=True), END * HOUR_US)
+            forecasts += sum(isinstance(effect, Publish) for effect in effects)
+            del effects
         after = _resident()
         store.close()
     if forecasts != meters:

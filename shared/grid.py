@@ -355,8 +355,3 @@ def stuck_steps(load_kw: NDArray[np.floating], steps_per_day: int) -> Bools:
     moved[..., 1:] = ~(np.abs(after - before) <= SAME_LOAD * np.abs(before))
     began = np.maximum.accumulate(np.where(moved, steps, 0), axis=-1)
     return np.isfinite(load) & (steps - began + 1 >= steps_per_day)
-
-
-def covered_until_us(ts_us: int, period_us: int, kind: Kind) -> int:
-    """Up to when a reading settles its meter: intervals that end by then are closed by it."""
-    return ts_us + period_us if kind == "energy" else ts_us

@@ -140,7 +140,7 @@ class Wire:
         return True
 
     def _owed_to_paho(self) -> int:
-        """What is read though the inbox is full: the broker's greeting, and the rest of a packet that paho has begun."""
+        """What is read though the inbox is full: the broker's greeting, and the rest of a packet paho has begun."""
         return self._splitter.passing or (0 if self._greeted else 1)
 
     def _keep_ours(self, data: bytes) -> bytes:

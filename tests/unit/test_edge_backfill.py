@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.backfill import ITEM_BYTES_AT_MOST, Chunk, chunks, encode
-from edge.dialects.native import decode
+from edge.dialects.native import Decoder
 from edge.files import Rows
+from edge.forms import Forms
 from shared.clock import HOUR_US, LATEST_US, SECOND_US, parse_instant_us
-from shared.grid import KINDS, GridRules, Kind, MeterReadings, covered_until_us, interval_loads
+from shared.grid import KINDS, GridRules, Kind, MeterReadings, intervals
 
 START_US = parse_instant_us("2026-01-05T00:00:00Z")
 MINUTE_US = 60 * SECOND_US
@@ -46,10 +47,10 @@ def _filled(parts: list[Chunk], kind: Kind) -> dict[int, float]:
     filled: dict[int, float] = {}
     for part in parts:
         first = int(part.ts_us[0]) // HOUR_US
-        until_us = covered_until_us(int(part.ts_us[-1]), HOUR_US // 2 if kind == "energy" else 0, kind)
+        until_us = int(part.ts_us[-1]) + (HOUR_US // 2 if kind == "energy" else 0)
         count = max(until_us // HOUR_US - first, 0)
-        load_kw, _completeness = interval_loads(_readings(part, kind), first * HOUR_US, count, RULES)
-        for number, load in enumerate(load_kw.tolist(), start=first):
+        made = intervals(_readings(part, kind), first * HOUR_US, count, RULES)
+        for number, load in enumerate(made.load_kw.tolist(), start=first):
             if np.isfinite(load):
                 filled.setdefault(number, load)
     return filled
@@ -98,9 +99,10 @@ def test_a_reading_is_read_back_as_it_was_in_the_file_and_is_as_short_as_said(ts
     form = {"unit": "kWh", "kind": "energy", "period_s": 1800.000001}
     payload = encode(Chunk("m", np.array([ts_us]), np.array([value]), 1), form)
     assert len(payload) <= ITEM_BYTES_AT_MOST
-    taken, refused = decode("m", payload, arrived_us=0, default_period_us=0)
+    forms = Forms(RULES)
+    taken, refused = Decoder(forms, default_period_us=0).decode(payload, 0)
     assert refused == []
-    assert (taken[0].ts_us, taken[0].value, taken[0].unit) == (ts_us, value, "kWh")
+    assert (taken[0].ts_us, taken[0].value, forms[taken[0].form].unit) == (ts_us, value, "kWh")
 
 
 def test_whole_seconds_are_written_as_short_as_they_can_be() -> None:
