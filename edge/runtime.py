@@ -51,6 +51,7 @@ from shared.topics import parse_artifact_chunk
 log = logging.getLogger(__name__)
 
 LINGER_S: Final = 0.05  # a batch that is not full waits this long for more: one sync to disk serves them all
+GATHER_S: Final = 0.002
 IDLE_WAIT_S: Final = 0.2
 UNCONFIRMED_AT_MOST: Final = 500  # they wait in memory: no forecasts are made beyond it until the broker confirms some
 COMMIT_RETRY_S: Final = 1.0
@@ -120,11 +121,13 @@ class Runtime:
         return now_s - self._behind_at_s >= CAUGHT_UP_AFTER_S
 
     def _take(self, timeout_s: float) -> list[Incoming]:
+        """A batch: what waits, and what comes within LINGER_S of the first, unless it is full before that."""
         limit = self._edge.params.edge.batch
         messages = self._connection.receive(limit, timeout_s)
-        if messages and len(messages) < limit:
-            time.sleep(LINGER_S)
-            messages += self._connection.receive(limit - len(messages), 0.001)
+        until_s = time.monotonic() + LINGER_S
+        while 0 < len(messages) < limit and time.monotonic() < until_s:
+            time.sleep(GATHER_S)
+            messages += self._connection.receive(limit - len(messages), 0.0)
         return messages
 
     def _on_messages(self, messages: list[Incoming]) -> None:
