@@ -226,7 +226,7 @@ def quarantine(folder: Path, now_text: str, reason: str) -> Path:
     when = "".join(letter for letter in now_text if letter.isalnum())
     aside = folder / f"{_QUARANTINE}{when}-{_number(held[-1]) + 1 if held else 1}"
     aside.mkdir()
-    (aside / _REASON).write_text(f"{now_text}: {reason}\n", encoding="utf-8")
+    (aside / _REASON).write_text(f"{reason}\n{now_text}\n", encoding="utf-8")
     _move(folder, aside)
     log.error("state quarantined", extra={"reason": reason, "folder": str(aside)})
     for old in [*held, aside][:-QUARANTINES_AT_MOST]:
@@ -246,7 +246,7 @@ def _move(folder: Path, aside: Path) -> None:
 
 def _rebuilt(aside: Path, folder: Path, create: Fill, renew: Fill) -> Rescue:
     """Build the database anew from what was put aside; after too many attempts, from nothing."""
-    reason = _read(aside / _REASON).strip()
+    reason = _read(aside / _REASON).partition("\n")[0]
     attempts = _size(aside / _ATTEMPTS)
     if attempts >= ATTEMPTS_AT_MOST:
         _build(folder, create)
