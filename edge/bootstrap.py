@@ -22,6 +22,7 @@ from edge.uplink import UplinkLedger
 from shared import __version__
 from shared.calendars import site_calendar
 from shared.clock import iso, to_us, wall_now
+from shared.errors import MetercastError
 from shared.messages import Status
 from shared.mqtt import Connection, Will
 from shared.params import Params
@@ -96,7 +97,14 @@ def build(params: Params) -> Edge:
     """Everything `edge run` needs; raises MetercastError with what is wrong."""
     folder = params.edge.state_dir
     store = Store(folder, iso(to_us(wall_now())))
-    artifacts = ArtifactFolder(folder / "models")
+    try:
+        return _around(params, store, ArtifactFolder(folder / "models"))
+    except MetercastError:
+        store.close()  # else the next start takes it for one that was cut short
+        raise
+
+
+def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
     node = build_node(params, store, artifacts)
     topics, instance, started_at = node.topics, secrets.token_hex(4), iso(to_us(wall_now()))
     offline = Status(

@@ -84,20 +84,23 @@ class Runtime:
 
         Raises BrokerUnreachable when the broker cannot be reached at first, SiteTaken when another edge is here.
         """
-        require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
-        self._connection.start()
+        try:
+            require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
+            self._connection.start()
+            self._serve()
+        finally:
+            self._connection.stop()
+            self._edge.store.close()
+
+    def _serve(self) -> None:
         serve(self._edge)
         mended = self._edge.store.mended
         if mended is not None:
             self._handle(StateMended(mended.detail, mended.lost_batches))
         log.info("edge runs", extra={"site": self._edge.params.site, "meters": self._node.site.rows})
-        try:
-            while not self._stop.is_set():
-                self._step()
-            self._say_offline()
-        finally:
-            self._connection.stop()
-            self._edge.store.close()
+        while not self._stop.is_set():
+            self._step()
+        self._say_offline()
 
     def _step(self) -> None:
         busy = self._node.busy and len(self._unconfirmed) < UNCONFIRMED_AT_MOST

@@ -92,6 +92,7 @@ class Store:
     def _check_version(self, folder: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version != SCHEMA_VERSION:
+            self.close()
             raise StateError(f"edge.state_dir {folder}: schema {version} was written by another version of metercast")
 
     def close(self) -> None:
