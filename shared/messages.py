@@ -41,7 +41,7 @@ SCORE_COLUMNS: Final = (
 )
 DEAD_LETTER_COLUMNS: Final = ("id", "topic", "payload", "payload_b64", "reason", "received_us", "count")
 EVENT_COLUMNS: Final = ("at_us", "event", "detail")
-# What a full outbox gave up: one row a meter; the batch that carries it has the number `to_seq` and stands for the range.
+# What a full outbox gave up, one row a meter; the batch that carries it has the number `to_seq`, stands for the range.
 GAP_COLUMNS: Final = ("from_seq", "to_seq", "meter_id", "readings", "reason", "at_us")
 RESTORE_WANTED: Final = "restore wanted: the state is empty"  # an edge's reason in its status; central answers it
 
@@ -209,8 +209,12 @@ class Uplink(Message):
     @classmethod
     def decompress(cls, payload: bytes, topic: str) -> Self:
         """Read a batch, bounded before it is inflated; raises MessageRefused naming `topic`."""
-        text = inflate(payload, MAX_UPLINK_JSON_BYTES, topic)
-        batch = cls.decode(text, topic)
+        return cls.decode(inflate(payload, MAX_UPLINK_JSON_BYTES, topic), topic)
+
+    @classmethod
+    def decode(cls, payload: bytes, topic: str) -> Self:
+        """Read a batch's JSON; raises MessageRefused naming `topic`."""
+        batch = super().decode(payload, topic)
         for kind, columns in batch.kinds.items():
             if len({len(column) for column in columns.values()}) > 1:
                 raise MessageRefused(f"{topic}: the columns of {kind} differ in length")
