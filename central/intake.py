@@ -140,6 +140,12 @@ class Intake:
             written += newly
         return written
 
+    def refuse(self, message: Incoming, reason: str) -> None:
+        """Say why a message is no batch for the record, and be done with it."""
+        log.warning("refused: %s", reason)
+        self._metrics.refused.inc()
+        self._connection.acknowledge([message])
+
     def tell_how_far(self, site: str, epoch: str, now: datetime, stop: threading.Event) -> None:
         """Tell an edge what of its epoch is in the record, without waiting for a batch of it."""
         met = self._meet(site, epoch, stop)
@@ -165,9 +171,7 @@ class Intake:
         try:
             batch, size_bytes = _read(self._root, message)
         except MessageRefused as error:
-            log.warning("uplink refused: %s", error)
-            self._metrics.refused.inc()
-            self._connection.acknowledge([message])
+            self.refuse(message, str(error))
             return []
         met = self._meet(batch.site, batch.epoch, stop)
         if met is None:
