@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from central.record import Record
 from shared.clock import DAY_US, SECOND_US, duration_us, iso
 from shared.features import WINDOW_DAYS, window_steps
-from shared.grid import GridRules
+from shared.grid import KINDS, UNITS, GridRules
 from shared.messages import MAX_UPLINK_BYTES, Restore, RestoredMeter
 from shared.params import GridParams
 from shared.topics import ID_PATTERN
@@ -24,7 +24,8 @@ from shared.topics import ID_PATTERN
 if TYPE_CHECKING:
     import pandas as pd
 
-READINGS_AT_ONCE: Final = 1_000_000
+READINGS_AT_ONCE: Final = 500_000
+LONGEST_PERIOD_S: Final = 86_400.0  # of energy; the panel would be as long
 _NUMBER_BYTES: Final = 25  # the longest a float64 gets in JSON, with its comma
 _METER_BYTES: Final = 200  # the longest id, an instant and names
 _PART_BYTES: Final = 2000  # everything around the meters, and what gzip adds to what it cannot shrink
@@ -61,8 +62,8 @@ def _known(
     """Each of `meters`, in order, with its closed intervals from `since_us` on."""
     margin_us = max(DAY_US, duration_us(grid.max_gap), duration_us(grid.hold))  # what reaches into the first interval
     for block in blocks(meters, counts):
-        rows = record.readings(site=site, meters=block, since_us=max(0, since_us - margin_us)).to_pandas()
-        restored = closed_intervals(rows, since_us, grid)
+        rows = record.readings(site=site, meters=block, since_us=max(0, since_us - margin_us))
+        restored = closed_intervals(rows.drop_columns(["quality", "received_at"]).to_pandas(), since_us, grid)
         yield from ((meter, restored.get(meter)) for meter in block)
 
 
@@ -84,6 +85,7 @@ def closed_intervals(rows: pd.DataFrame, since_us: int, grid: GridParams) -> dic
     """Closed intervals from `since_us` on of rows of one site; meters of which there are none are left out."""
     from central.dataset import panel_from_record  # half a second that a start should not wait for
 
+    rows = rows[_usable(rows)]
     if not len(rows):
         return {}
     panel = panel_from_record(rows, GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap))
@@ -97,6 +99,12 @@ def closed_intervals(rows: pd.DataFrame, since_us: int, grid: GridParams) -> dic
         if restored is not None:
             found[meter] = restored
     return found
+
+
+def _usable(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows the grid can take: no edge of ours sends others, but a record takes what comes."""
+    of_unit = rows["unit"].isin(list(UNITS)) & rows["kind"].isin(KINDS)
+    return of_unit & rows["period_s"].fillna(0.0).between(0.0, LONGEST_PERIOD_S)
 
 
 def _settled_until_us(rows: pd.DataFrame) -> dict[str, int]:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from central.asking import AGAIN_AFTER_S, SITES_AT_MOST, Asking
+from central.dataset import panel_from_record
 from central.record import Record
 from central.restore import READINGS_AT_ONCE, blocks, meters_a_part, restore_parts
-from shared.clock import DAY_US, HOUR_US, iso
+from shared.clock import DAY_US, HOUR_US, iso, parse_instant_us
 from shared.features import WINDOW_STEPS, window_steps
+from shared.grid import GridRules
 from shared.messages import MAX_UPLINK_BYTES, RESTORE_WANTED, Restore, RestoredMeter, Status, Uplink
 from shared.params import GridParams
 
@@ -162,3 +164,39 @@ def test_a_part_reads_back_as_it_was_made(tmp_path: Path) -> None:
     rows = [("m", START_US + hour * HOUR_US, math.pi * hour) for hour in range(9) if hour != 4]
     (part,) = restore_parts(recorded(tmp_path, rows), "s", "e", GRID)
     assert Restore.decompress(part.compress(), "t") == part
+
+
+@pytest.mark.parametrize(
+    "odd", [{"unit": "furlong"}, {"kind": None}, {"kind": "mood"}, {"unit": "kWh", "kind": "energy", "period_s": 1e30}]
+)
+def test_rows_that_the_grid_cannot_take_hold_nothing_up(tmp_path: Path, odd: dict[str, object]) -> None:
+    record = recorded(tmp_path, [("odd", START_US + hour * HOUR_US, 1.0) for hour in range(3)], **odd)
+    good = {"meter_id": ["m", "m"], "ts_us": [START_US, START_US + HOUR_US], "value": [1.0, 2.0], "unit": ["kW"] * 2,
+            "kind": ["power"] * 2, "received_us": [START_US] * 2}  # fmt: skip
+    record.append([Uplink(site="s", epoch="old", seq=2, at=iso(START_US), kinds={"readings": good})])
+    assert told(restore_parts(record, "s", "e", GRID)) == {"m": RestoredMeter(first=iso(START_US), load_kw=[1.0])}
+
+
+@pytest.mark.parametrize("kind", ["power", "energy", "register"])
+def test_restored_intervals_equal_those_of_the_whole_record_also_where_the_window_begins(
+    tmp_path: Path, kind: str
+) -> None:
+    rng = np.random.default_rng(5)
+    instants = START_US + np.cumsum(rng.integers(60, 5 * 3600, 500)) * 1_000_000
+    value = np.cumsum(rng.random(500)) if kind == "register" else rng.random(500)
+    record = recorded(
+        tmp_path,
+        list(zip(["m"] * 500, instants.tolist(), value.tolist(), strict=True)),
+        unit="kW" if kind == "power" else "kWh",
+        kind=kind,
+        period_s=5400.0 if kind == "energy" else None,
+    )
+    restored = told(restore_parts(record, "s", "e", GRID))["m"]
+    rules = GridRules.of(step=GRID.step, hold=GRID.hold, max_gap=GRID.max_gap)
+    panel = panel_from_record(record.readings().to_pandas(), rules)
+    first = int(panel.column(np.array([parse_instant_us(restored.first)]))[0])
+    whole = panel.load_kw[0, first : first + len(restored.load_kw)]
+    assert 25 * 24 < len(whole) <= WINDOW_STEPS
+    assert [math.nan if load is None else load for load in restored.load_kw] == pytest.approx(
+        whole, rel=0, abs=0, nan_ok=True
+    )
