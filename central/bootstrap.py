@@ -29,6 +29,7 @@ from central.telemetry import CentralMetrics
 from central.trainings import Reason, Result, Training, trained_until_us
 from central.triggers import Triggers
 from central.work import WorkFolder, replace_bytes
+from shared.bindings import Bindings
 from shared.calendars import site_calendar
 from shared.clock import wall_now
 from shared.errors import ExitCode, MetercastError, ParamsError
@@ -98,7 +99,7 @@ def run(params: Params) -> ExitCode:
 
 def restore_desk(params: Params, connection: Connection) -> RestoreDesk:
     """Answers edges that begin with an empty state, with a reader of the record of its own."""
-    answer = partial(restore_parts, open_record(params), grid=params.grid)
+    answer = partial(restore_parts, open_record(params), grid=params.grid, bindings=Bindings(params.meters))
     return RestoreDesk(answer, connection, root=params.mqtt.root)
 
 

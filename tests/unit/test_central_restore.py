@@ -15,11 +15,12 @@ from central.asking import AGAIN_AFTER_S, SITES_AT_MOST, Asking
 from central.dataset import panel_from_record
 from central.record import Record
 from central.restore import READINGS_AT_ONCE, blocks, meters_a_part, restore_parts
+from shared.bindings import Bindings
 from shared.clock import DAY_US, HOUR_US, iso, parse_instant_us
 from shared.features import WINDOW_STEPS, window_steps
 from shared.grid import GridRules
 from shared.messages import MAX_UPLINK_BYTES, RESTORE_WANTED, Restore, RestoredMeter, Status, Uplink
-from shared.params import GridParams
+from shared.params import GridParams, MeterBinding
 
 START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
 GRID = GridParams()
@@ -113,14 +114,14 @@ def test_blocks_are_bounded_by_readings_and_hold_every_meter_in_order() -> None:
 
 def test_closed_intervals_are_told_and_the_one_still_open_is_not(tmp_path: Path) -> None:
     rows = [("m", START_US + minute * 60_000_000, 1.0 + minute // 60) for minute in range(0, 150, 10)]
-    restored = told(restore_parts(recorded(tmp_path, rows), "s", "e", GRID))["m"]
+    restored = told(restore_parts(recorded(tmp_path, rows), "s", "e", grid=GRID, bindings=Bindings()))["m"]
     assert (restored.first, restored.load_kw) == (iso(START_US), [1.0, 2.0])
 
 
 def test_energy_closes_the_intervals_it_covers_and_what_is_missing_is_null(tmp_path: Path) -> None:
     rows = [("m", START_US + hour * HOUR_US, float(hour)) for hour in (0, 1, 3)]
     record = recorded(tmp_path, rows, unit="kWh", kind="energy", period_s=3600.0)
-    assert told(restore_parts(record, "s", "e", GRID))["m"].load_kw == [0.0, 1.0, None, 3.0]
+    assert told(restore_parts(record, "s", "e", grid=GRID, bindings=Bindings()))["m"].load_kw == [0.0, 1.0, None, 3.0]
 
 
 def test_the_window_reaches_thirty_days_back_from_the_sites_newest_reading(tmp_path: Path) -> None:
@@ -130,7 +131,15 @@ def test_the_window_reaches_thirty_days_back_from_the_sites_newest_reading(tmp_p
         ("silent", START_US + 20 * DAY_US, 1.0),
         ("silent", START_US + 20 * DAY_US + HOUR_US, 1.0),
     ]
-    known = told(restore_parts(recorded(tmp_path, [(m.replace(" ", "-"), t, v) for m, t, v in rows]), "s", "e", GRID))
+    known = told(
+        restore_parts(
+            recorded(tmp_path, [(m.replace(" ", "-"), t, v) for m, t, v in rows]),
+            "s",
+            "e",
+            grid=GRID,
+            bindings=Bindings(),
+        )
+    )
     assert known.keys() == {"m", "silent"}
     newest = known["m"]
     assert newest.first == iso(START_US + 10 * DAY_US)
@@ -141,7 +150,7 @@ def test_the_window_reaches_thirty_days_back_from_the_sites_newest_reading(tmp_p
 def test_many_meters_go_in_parts_of_one_count_that_all_know(tmp_path: Path) -> None:
     names = [f"m{number:03}" for number in range(2 * meters_a_part(3600) + 1)]
     rows = [(name, START_US + hour * HOUR_US, 1.0) for name in names for hour in range(2)]
-    parts = list(restore_parts(recorded(tmp_path, rows), "s", "e", GRID))
+    parts = list(restore_parts(recorded(tmp_path, rows), "s", "e", grid=GRID, bindings=Bindings()))
     assert [(part.part, part.parts, part.step_s, part.epoch) for part in parts] == [
         (n, 3, 3600, "e") for n in (1, 2, 3)
     ]
@@ -151,18 +160,20 @@ def test_many_meters_go_in_parts_of_one_count_that_all_know(tmp_path: Path) -> N
 def test_other_steps_follow_the_grid(tmp_path: Path) -> None:
     rows = [("m", START_US + quarter * HOUR_US // 4, float(quarter)) for quarter in range(9)]
     grid = GridParams(step=timedelta(minutes=15))
-    (part,) = restore_parts(recorded(tmp_path, rows), "s", "e", grid)
+    (part,) = restore_parts(recorded(tmp_path, rows), "s", "e", grid=grid, bindings=Bindings())
     assert (part.step_s, part.meters["m"].load_kw) == (900, [float(quarter) for quarter in range(8)])
 
 
 def test_a_site_the_record_does_not_know_gets_one_empty_part(tmp_path: Path) -> None:
-    (part,) = restore_parts(recorded(tmp_path, [("m", START_US, 1.0)]), "elsewhere", "e", GRID)
+    (part,) = restore_parts(
+        recorded(tmp_path, [("m", START_US, 1.0)]), "elsewhere", "e", grid=GRID, bindings=Bindings()
+    )
     assert (part.site, part.part, part.parts, part.meters) == ("elsewhere", 1, 1, {})
 
 
 def test_a_part_reads_back_as_it_was_made(tmp_path: Path) -> None:
     rows = [("m", START_US + hour * HOUR_US, math.pi * hour) for hour in range(9) if hour != 4]
-    (part,) = restore_parts(recorded(tmp_path, rows), "s", "e", GRID)
+    (part,) = restore_parts(recorded(tmp_path, rows), "s", "e", grid=GRID, bindings=Bindings())
     assert Restore.decompress(part.compress(), "t") == part
 
 
@@ -174,7 +185,9 @@ def test_rows_that_the_grid_cannot_take_hold_nothing_up(tmp_path: Path, odd: dic
     good = {"meter_id": ["m", "m"], "ts_us": [START_US, START_US + HOUR_US], "value": [1.0, 2.0], "unit": ["kW"] * 2,
             "kind": ["power"] * 2, "received_us": [START_US] * 2}  # fmt: skip
     record.append([Uplink(site="s", epoch="old", seq=2, at=iso(START_US), kinds={"readings": good})])
-    assert told(restore_parts(record, "s", "e", GRID)) == {"m": RestoredMeter(first=iso(START_US), load_kw=[1.0])}
+    assert told(restore_parts(record, "s", "e", grid=GRID, bindings=Bindings())) == {
+        "m": RestoredMeter(first=iso(START_US), load_kw=[1.0])
+    }
 
 
 @pytest.mark.parametrize("kind", ["power", "energy", "register"])
@@ -191,7 +204,7 @@ def test_restored_intervals_equal_those_of_the_whole_record_also_where_the_windo
         kind=kind,
         period_s=5400.0 if kind == "energy" else None,
     )
-    restored = told(restore_parts(record, "s", "e", GRID))["m"]
+    restored = told(restore_parts(record, "s", "e", grid=GRID, bindings=Bindings()))["m"]
     rules = GridRules.of(step=GRID.step, hold=GRID.hold, max_gap=GRID.max_gap)
     panel = panel_from_record(record.readings().to_pandas(), rules)
     first = int(panel.column(np.array([parse_instant_us(restored.first)]))[0])
@@ -200,3 +213,13 @@ def test_restored_intervals_equal_those_of_the_whole_record_also_where_the_windo
     assert [math.nan if load is None else load for load in restored.load_kw] == pytest.approx(
         whole, rel=0, abs=0, nan_ok=True
     )
+
+
+def test_what_is_known_of_a_meter_holds_as_at_the_edge(tmp_path: Path) -> None:
+    rows = [("m", START_US + hour * HOUR_US, load) for hour, load in enumerate((1.0, 50.0, 2.0, 3.0))]
+    bindings = Bindings([MeterBinding(meter="m", site="s", max_kw=10.0)])
+    assert told(restore_parts(recorded(tmp_path, rows), "s", "e", grid=GRID, bindings=bindings))["m"].load_kw == [
+        1.0,
+        None,
+        2.0,
+    ]

@@ -237,6 +237,7 @@ def test_a_forecast_the_broker_did_not_confirm_is_published_again_after_a_restar
 
 
 def _ack(desk: EdgeAtDesk, epoch: str, seq: int, missing: tuple[tuple[int, int], ...] = ()) -> None:
+    desk.node.uplink.due(0.0, window=100, resend_after_s=60.0)  # what waits has been sent
     acked = Acked(epoch=epoch, seq=seq, missing=list(missing), at=iso(START_US))
     desk.tell(AckedArrived("metercast/desk/uplink/acked", acked.encode()))
 
@@ -349,7 +350,7 @@ def test_an_ack_that_cannot_be_read_is_a_dead_letter_too(desk: EdgeAtDesk, paylo
 
 def test_a_second_edge_on_the_same_folder_is_refused_in_a_sentence(desk: EdgeAtDesk) -> None:
     with pytest.raises(StateError, match="in use by another edge"):
-        Store(desk.folder)
+        Store(desk.folder, iso(START_US))
 
 
 JUNK = st.fixed_dictionaries(
