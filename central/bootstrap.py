@@ -50,9 +50,9 @@ def work_folder(params: Params) -> WorkFolder:
     return WorkFolder(params.central.work_dir)
 
 
-def open_record(params: Params) -> Record:
-    """The record the parameters name, not yet looked at."""
-    return Record(params.central.record_uri or str(work_folder(params).record))
+def open_record(params: Params, *, aside: bool = False) -> Record:
+    """The record the parameters name, not yet looked at; `aside` for who reads while this process records."""
+    return Record(params.central.record_uri or str(work_folder(params).record), aside=aside)
 
 
 def stop_on_signals() -> threading.Event:
@@ -99,7 +99,7 @@ def run(params: Params) -> ExitCode:
 
 def restore_desk(params: Params, connection: Connection) -> RestoreDesk:
     """Answers edges that begin with an empty state, with a reader of the record of its own."""
-    answer = partial(restore_parts, open_record(params), grid=params.grid, bindings=Bindings(params.meters))
+    answer = partial(restore_parts, open_record(params, aside=True), grid=params.grid, bindings=Bindings(params.meters))
     return RestoreDesk(answer, connection, root=params.mqtt.root)
 
 

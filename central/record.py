@@ -47,9 +47,11 @@ _FOREIGN: Final = (DeltaError, OSError, pa.ArrowException, ValueError)
 class Record:
     """The tables under one path or object-store URI. One process writes; any number read meanwhile."""
 
-    def __init__(self, uri: str, *, compact_every: int = 200) -> None:
+    def __init__(self, uri: str, *, compact_every: int = 200, aside: bool = False) -> None:
+        """`aside` reads with one thread, so that who records meanwhile keeps its cores."""
         self._uri = uri.rstrip("/")
         self._compact_every = compact_every
+        self._threads = not aside
         self._tables: dict[str, DeltaTable] = {}
         self._commits: dict[str, int] = {}
 
@@ -229,7 +231,8 @@ class Record:
         """The rows of `_read`, some at a time, so that memory does not grow with them."""
         kept = reduce(operator.and_, conditions, pc.field("site") == site)
         try:
-            yield from self._open(name, None).to_pyarrow_dataset().to_batches(columns=columns, filter=kept)
+            table = self._open(name, None).to_pyarrow_dataset()
+            yield from table.to_batches(columns=columns, filter=kept, use_threads=self._threads)
         except _FOREIGN as error:
             raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
@@ -246,7 +249,8 @@ class Record:
         for condition in [*conditions, *([] if site is None else [pc.field("site") == site])]:
             kept = kept & condition
         try:
-            return self._open(name, version).to_pyarrow_dataset().to_table(columns=columns, filter=kept)
+            table = self._open(name, version).to_pyarrow_dataset()
+            return table.to_table(columns=columns, filter=kept, use_threads=self._threads)
         except _FOREIGN as error:
             raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
