@@ -5,6 +5,7 @@ All tests share one process and one broker: each is a site of its own.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from shared.clock import iso
 from shared.messages import GAP_COLUMNS, RESTORE_WANTED, Uplink, columns_of
 from tests.conftest import Broker, free_port
+from tests.integration.edge_process import EdgeProcess, Watcher, origin, reading
 from tests.integration.test_central_record import START_US, Central, Edge, batch
 
+HOURS = 80
 sites = (f"site-{number}" for number in count())
 
 
@@ -107,3 +110,31 @@ def test_a_record_restored_from_an_old_copy_says_what_it_misses(edge: Edge) -> N
     edge.wait_acked(lambda acked: acked.seq == 1)
     edge.send(batch(100, site=edge.site).compress())
     assert edge.wait_acked(lambda acked: bool(acked.missing)).missing == [(2, 99)]
+
+
+@pytest.mark.timeout(180)  # two starts of an edge on a busy machine
+def test_an_edge_whose_disk_was_wiped_forecasts_on_from_what_the_record_gives_back(
+    central: Central, lasting_broker: Broker, tmp_path: Path
+) -> None:
+    assert central.process is not None
+    edge, meters = EdgeProcess(tmp_path / "edge", lasting_broker.port), Watcher(lasting_broker.port)
+    edge.start()
+    try:
+        for hour in range(HOURS):
+            meters.send("m1", reading(hour, 1 + hour % 24))
+        meters.wait(
+            "status", lambda seen: (seen[-1]["outbox"], seen[-1]["watermark"]) == (0, origin(HOURS - 1)), "acks"
+        )
+        edge.kill()
+        shutil.rmtree(edge.folder / "state")
+        edge.start()
+        meters.wait("status", lambda seen: RESTORE_WANTED in seen[-1]["reasons"], "it to ask")
+        meters.wait("status", lambda seen: RESTORE_WANTED not in seen[-1]["reasons"], "it to be answered")
+        meters.send("m1", reading(HOURS, 1 + HOURS % 24))
+        told = meters.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(HOURS + 1), "a forecast")
+        assert told[-1]["quality"]["history_h"] >= HOURS
+        expected = [1 + (HOURS + 1 + lead) % 24 for lead in range(24)]
+        assert told[-1]["quantiles"]["0.5"][:24] == pytest.approx(expected, abs=0.5)
+    finally:
+        edge.kill()
+        meters.connection.stop()
