@@ -13,6 +13,7 @@ from central.trainings import Reason
 from shared.clock import duration_us
 from shared.params import TrainingParams
 
+METERS_AT_MOST: Final = 1_000_000
 ENOUGH_METERS: Final = 0.5  # share of the meters that must have the least history before the first training
 
 
@@ -23,7 +24,9 @@ class Coverage:
     spans: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, site: str, meter: str, first_us: int, last_us: int) -> None:
-        """Widen a meter's span."""
+        """Widen a meter's span; one meter too many is left out."""
+        if (site, meter) not in self.spans and len(self.spans) >= METERS_AT_MOST:
+            return
         first, last = self.spans.get((site, meter), (first_us, last_us))
         self.spans[site, meter] = min(first, first_us), max(last, last_us)
 
