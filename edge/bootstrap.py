@@ -73,7 +73,11 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     if "models" in facts:
         models.resume(facts["models"], wall_now())
     uplink = UplinkLedger(
-        params.site, facts["epoch"], next_seq=int(facts.get("next_seq", 1)), waiting=store.outbox_index()
+        params.site,
+        facts["epoch"],
+        next_seq=int(facts.get("next_seq", 1)),
+        waiting=store.outbox_index(),
+        recorded_seq=int(facts.get("recorded_seq", 0)),
     )
     clock = SiteClock(
         params.clock,

@@ -409,6 +409,7 @@ class Node:
 
     def _commit(self, changes: Changes) -> Commit:
         changes.facts["next_seq"] = str(self.uplink.next_seq)
+        changes.facts["recorded_seq"] = str(self.uplink.recorded_seq)
         changes.facts["wall_us"] = str(self.clock.wall_us)
         forms = self.site.forms
         changes.forms = [(number, forms[number]) for number in range(self._forms_kept, len(forms))]

@@ -23,10 +23,13 @@ _ROWS_AT_MOST: Final = 10_000
 class UplinkLedger:
     """Which batches wait, which are under way, which number comes next."""
 
-    def __init__(self, site: str, epoch: str, *, next_seq: int, waiting: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, site: str, epoch: str, *, next_seq: int, waiting: list[tuple[int, int]], recorded_seq: int = 0
+    ) -> None:
         self.site = site
         self.epoch = epoch
         self.next_seq = next_seq
+        self.recorded_seq = recorded_seq  # all up to it were in the record, by central's own word
         self._waiting = dict(waiting)
         self._sent_s: dict[int, float] = {}
         self._sendings: dict[int, int] = {}
@@ -65,6 +68,7 @@ class UplinkLedger:
         if acked.epoch != self.epoch:
             return []
         self._heard = True
+        self.recorded_seq = max(self.recorded_seq, acked.seq)
         self._sendings.clear()  # central is there: no reason to hold back
         recorded = list(takewhile(lambda seq: seq <= acked.seq, self._waiting))
         for seq in recorded:
@@ -104,20 +108,19 @@ class UplinkLedger:
     def disowned_by(self, acked: Acked) -> bool:
         """Whether central and we no longer mean the same batches by this epoch's numbers.
 
-        Central has more than we ever sent (our disk is an old image), or wants all up to our oldest batch, which we
-        were told is recorded (its record is an old one). Only a new epoch helps. An old ack that comes again never
-        wants the batch just before our oldest: to have dropped that, we had seen a later one.
+        Central has more than we ever sent (our disk is an old image), or wants a batch that we were told is recorded
+        (its record is an old one). Only a new epoch helps. An old ack that comes again never wants the last one we were
+        told of: to be told of it, all before it had come.
         """
-        oldest = next(iter(self._waiting), self.next_seq)
-        wants_dropped = any(first < oldest <= last + 1 for first, last in acked.missing)
-        return acked.epoch == self.epoch and (acked.seq > self._sent_up_to or wants_dropped)
+        wants_recorded = any(first <= self.recorded_seq <= last for first, last in acked.missing)
+        return acked.epoch == self.epoch and (acked.seq > self._sent_up_to or wants_recorded)
 
     def renew(self, epoch: str, waiting: Sequence[tuple[int, int]]) -> None:
         """Go on under a new epoch, in which the waiting batches are numbered from 1."""
         self.epoch, self._waiting, self._sent_s, self._sendings = epoch, dict(waiting), {}, {}
         self._size_bytes = sum(self._waiting.values())
         self.next_seq = self._begun_at = len(waiting) + 1
-        self._sent_up_to, self._heard = 0, True  # nobody has used a number of this epoch before
+        self._sent_up_to, self._heard, self.recorded_seq = 0, True, 0  # nobody has used a number of this epoch before
 
     def is_of_earlier_process(self, seq: int) -> bool:
         """Whether a batch was written before this process began, so that its disk may have spoilt it since."""

@@ -66,3 +66,36 @@ def test_nothing_to_say_takes_no_number() -> None:
     ledger = _ledger()
     assert ledger.enqueue({"readings": {}, "scores": {"a": []}}, "now") == []
     assert ledger.next_seq == 1
+
+
+def _acked(seq: int, *missing: tuple[int, int]) -> Acked:
+    return Acked(epoch="e", seq=seq, missing=list(missing), at="2026-01-05T00:00:00Z")
+
+
+def test_no_number_of_this_process_is_sent_before_central_was_heard_or_there_was_time_to() -> None:
+    ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(1, 10), (2, 10)])
+    ledger.enqueue({"events": {"a": [1]}}, "now")
+    assert ledger.due(0.0, window=16, resend_after_s=20.0, connected_for_s=1.0) == [1, 2]
+    assert ledger.due(1.0, window=16, resend_after_s=20.0, connected_for_s=2.0) == []
+    ledger.on_acked(_acked(1))
+    assert ledger.due(2.0, window=16, resend_after_s=20.0, connected_for_s=3.0) == [3]
+
+
+def test_what_central_has_of_numbers_we_never_sent_belongs_to_another_life_of_this_disk() -> None:
+    """A disk image from last week: batch 3 here is not the batch 3 that central has."""
+    ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(2, 10)], recorded_seq=1)
+    for _ in range(5):
+        ledger.enqueue({"events": {"a": [1]}}, "now")
+    ledger.due(0.0, window=16, resend_after_s=20.0, connected_for_s=1.0)
+    assert not ledger.disowned_by(_acked(2))
+    assert ledger.disowned_by(_acked(3))
+    assert ledger.disowned_by(_acked(7))
+
+
+def test_a_gap_entry_that_was_lost_is_asked_for_again_and_is_no_reason_for_a_new_epoch() -> None:
+    ledger = UplinkLedger("s", "e", next_seq=60, waiting=[(50, 10), (51, 10)], recorded_seq=10)
+    ledger.due(0.0, window=16, resend_after_s=20.0)
+    wanted = _acked(10, (11, 50))
+    assert not ledger.disowned_by(wanted)
+    ledger.on_acked(wanted)
+    assert ledger.due(1.0, window=16, resend_after_s=20.0) == [50]
