@@ -25,6 +25,10 @@ class Bounds:
         self.counts[bound] = self.counts.get(bound, 0) + 1
         self._last[bound] = (reason, wall_us)
 
+    def passed(self, bound: str) -> None:
+        """A bound that is known to be reached no more."""
+        self._last.pop(bound, None)
+
     def reasons(self, wall_us: int) -> list[str]:
         """What was reached in the last while, in sentences."""
         return [reason for reason, at_us in self._last.values() if abs(wall_us - at_us) < TOLD_FOR_US]
