@@ -191,14 +191,13 @@ class Meters:
             return min(before_us, ts_us - meter.reach_us), max(end_us, ts_us + meter.reach_us)
         return before_us, end_us
 
-    def prune(self, meter: Meter, now_us: int) -> int:
-        """Forget readings that can no longer change an interval; returns the instant before which they went.
+    def prune(self, meter: Meter, now_us: int) -> None:
+        """Forget readings that can no longer change an interval.
 
-        The last one before that stays: it may cover what comes after it.
+        The last one before those that can stays: it may cover what comes after it.
         """
         closed_us = int(self.window.closed[meter.row]) * self.rules.step_us
         settled_us = min(closed_us, now_us - self.lateness_us) - meter.reach_us - self.rules.step_us
         place = max(bisect_left(meter.ts_us, settled_us) - 1, 0)
         meter.forget_before(place)
         meter.prune_at = max(PRUNED_FROM, 2 * len(meter.ts_us))
-        return meter.ts_us[0]

@@ -211,7 +211,7 @@ class Node:
         self._close(rows, self.site.settled_us[rows] // self.site.step_us, changes)
         for meter in touched:
             if len(meter.ts_us) > meter.prune_at:
-                changes.forgotten_before_us[meter.row] = meters.prune(meter, self.clock.now_us)
+                meters.prune(meter, self.clock.now_us)
 
     def _open(self, taken: Taken, changes: Changes) -> None:
         """Begin the meters whose first readings these are, each with the interval of its earliest."""

@@ -1,7 +1,9 @@
 """The edge's state on disk: SQLite, one transaction per batch, synced before anything is acknowledged.
 
 Invariants: `commit` is all or nothing and on disk when it returns; what `load_site` reads back is what the core held
-when its last commit was made.
+when its last commit was made. Tables are in the order of time, not of meters: what a batch or an hour writes for a
+thousand meters then lies on a few pages, not on a thousand. `readings` is a log, of which a later row about the same
+instant counts; it is written anew from memory when most of it is stale.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,12 +26,15 @@ from edge.forms import Form
 from edge.salvage import DATABASE, close, open_or_rescue
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
+from edge.window import NEVER
 from shared.clock import iso
 from shared.errors import MessageRefused, StateDamaged, StateError
 from shared.grid import KINDS, Flag
 from shared.messages import GAP_COLUMNS, Uplink, columns_of
 
 SCHEMA_VERSION: Final = 2
+REWRITTEN_FROM: Final = 50_000  # rows in the log of readings
+DAYS_LEFT_AT_MOST: Final = 400  # one silence may push so many days of a meter's history out of the ring
 GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
 # What stands in a gap's `meter_id` where it is no meter: none of these is a meter's id.
 OTHERS: Final = "*"
@@ -43,13 +50,13 @@ CREATE TABLE forms(
     form INTEGER PRIMARY KEY, unit TEXT NOT NULL, kind INTEGER NOT NULL, period_us INTEGER NOT NULL,
     quality TEXT NOT NULL);
 CREATE TABLE readings(
-    meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, form INTEGER NOT NULL,
-    PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
-CREATE TABLE history(meter INTEGER NOT NULL, day INTEGER NOT NULL, load_kw BLOB NOT NULL, PRIMARY KEY(meter, day))
+    place INTEGER PRIMARY KEY, meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL,
+    form INTEGER NOT NULL);
+CREATE TABLE history(day INTEGER NOT NULL, meter INTEGER NOT NULL, load_kw BLOB NOT NULL, PRIMARY KEY(day, meter))
     WITHOUT ROWID;
 CREATE TABLE issued(
-    meter INTEGER NOT NULL, role INTEGER NOT NULL, origin INTEGER NOT NULL, spread_kw BLOB NOT NULL,
-    rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(meter, role, origin)) WITHOUT ROWID;
+    origin INTEGER NOT NULL, role INTEGER NOT NULL, meter INTEGER NOT NULL, spread_kw BLOB NOT NULL,
+    rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(origin, role, meter)) WITHOUT ROWID;
 CREATE TABLE arrivals(mid INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
@@ -85,6 +92,7 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA busy_timeout=5000")
             self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+            self._logged = self._held = 0  # readings in the log, and held when it was last written anew
             self._check_version(folder)
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"edge.state_dir {folder}: {error}") from error
@@ -139,7 +147,11 @@ class Store:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._write(changes, site)
+            logged = self._logged + len(changes.readings)
+            if logged > max(REWRITTEN_FROM, 2 * self._held):
+                logged = self._held = self._rewrite_readings(site)
             self._db.execute("COMMIT")
+            self._logged = logged
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -150,17 +162,25 @@ class Store:
         many = self._db.executemany
         many("INSERT OR REPLACE INTO facts VALUES(?, ?)", changes.facts.items())
         many("INSERT OR REPLACE INTO forms VALUES(?,?,?,?,?)", map(_form_row, changes.forms))
-        many("INSERT OR REPLACE INTO readings VALUES(?,?,?,?)", changes.readings)
-        many("DELETE FROM readings WHERE meter = ? AND ts_us < ?", changes.forgotten_before_us.items())
+        many("INSERT INTO readings(meter, ts_us, value, form) VALUES(?,?,?,?)", changes.readings)
         many("INSERT OR REPLACE INTO history VALUES(?,?,?)", _history_rows(changes, site))
         many("INSERT OR REPLACE INTO issued VALUES(?,?,?,?,?,?)", _issued_rows(changes.issued))
-        many("DELETE FROM issued WHERE meter = ? AND origin < ?", _stale_issued(changes.issued, site))
+        if changes.issued:
+            self._db.execute("DELETE FROM issued WHERE origin < ?", (_oldest_issued(site),))
         many("INSERT OR REPLACE INTO outbox VALUES(?, ?)", changes.outbox)
         many("INSERT OR REPLACE INTO arrivals VALUES(?, ?)", changes.arrivals.items())
         many("DELETE FROM outbox WHERE seq = ?", ((seq,) for seq in changes.acked))
         many("INSERT OR REPLACE INTO meters VALUES(?,?,?,?,?,?,?,?)", (_meter_row(site, row) for row in changes.meters))
-        days = {(row, _oldest_day(site, row)) for row, _first, _count in changes.closed}
-        many("DELETE FROM history WHERE meter = ? AND day < ?", days)
+        many("DELETE FROM history WHERE day = ? AND meter = ?", _left_days(changes, site))
+
+    def _rewrite_readings(self, site: SiteState) -> int:
+        """Write the log of readings anew: what the meters hold. Returns how many rows that is."""
+        self._db.execute("DELETE FROM readings")
+        rows = (
+            row for meter in site.meters.by_row for row in zip(repeat(meter.row), meter.ts_us, meter.value, meter.form)
+        )
+        self._db.executemany("INSERT INTO readings(meter, ts_us, value, form) VALUES(?,?,?,?)", rows)
+        return sum(len(meter.ts_us) for meter in site.meters.by_row)
 
     def outbox_body(self, seq: int) -> bytes | None:
         """One waiting batch; raises StateError."""
@@ -207,14 +227,18 @@ class Store:
         try:
             for line in self._db.execute("SELECT * FROM meters ORDER BY row"):
                 _load_meter(site, line)
-            for meter, ts_us, value, form in self._db.execute("SELECT * FROM readings ORDER BY meter, ts_us"):
-                site.meters.by_row[meter].append(Reading(ts_us, value, form), site.forms)
+            for row, *reading in self._db.execute("SELECT meter, ts_us, value, form FROM readings ORDER BY place"):
+                meter = site.meters.by_row[row]
+                in_order = not meter.ts_us or reading[0] > meter.ts_us[-1]
+                (meter.append if in_order else meter.keep)(Reading(*reading), site.forms)
+                self._logged += 1
             for meter in site.meters.by_row:
                 site.settled_us[meter.row] = meter.settled_us
-            for row, day, held in self._db.execute("SELECT * FROM history"):
-                _load_day(site, row, day, held)
-            for line in self._db.execute("SELECT * FROM issued ORDER BY origin"):
-                site.scoreboard.put(_issued_from(line, site.scoreboard))
+            for day, lines in groupby(self._db.execute("SELECT * FROM history ORDER BY day"), key=itemgetter(0)):
+                _load_day(site, day, list(lines))
+            rows = self._db.execute("SELECT * FROM issued ORDER BY origin, role")
+            for (origin, role), lines in groupby(rows, key=itemgetter(0, 1)):
+                site.scoreboard.put(_issued_from(origin, role, list(lines), site.scoreboard))
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 
@@ -304,8 +328,11 @@ def _meter_row(site: SiteState, row: int) -> tuple[object, ...]:
     return row, meter.name, closed, meter.settled_us, meter.latest_us, issued, delivered, int(site.retired[row])
 
 
-def _oldest_day(site: SiteState, row: int) -> int:
-    return int(site.window.closed[row] - site.window.width) // site.steps_per_day
+def _left_days(changes: Changes, site: SiteState) -> Iterator[tuple[int, int]]:
+    """(day, meter) of the days that have left the ring with what was closed."""
+    for row, first, count in changes.closed:
+        before, now = ((number - site.window.width) // site.steps_per_day for number in (first, first + count))
+        yield from ((day, row) for day in range(max(before, now - DAYS_LEFT_AT_MOST), now))
 
 
 def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, bytes]]:
@@ -323,7 +350,7 @@ def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int,
         load_kw = np.where(held, window.load_kw[place, numbers % window.width], np.float32(np.nan))
         flags = np.where(held, window.flags[place, numbers % window.width], np.uint8(Flag.GAP))
         for row, loads, told in zip(rows, load_kw, flags, strict=True):
-            yield row, day, loads.tobytes() + told.tobytes()
+            yield day, row, loads.tobytes() + told.tobytes()
 
 
 def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, int]) -> None:
@@ -336,32 +363,38 @@ def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, 
     site.retired[row] = bool(retired)
 
 
-def _load_day(site: SiteState, row: int, day: int, blob: bytes) -> None:
+def _load_day(site: SiteState, day: int, lines: list[tuple[int, int, bytes]]) -> None:
+    """Put one day of many meters, as `_history_rows` wrote it, into the ring."""
     window, per_day = site.window, site.steps_per_day
+    rows = np.array([row for _day, row, _blob in lines], dtype=np.int64)[:, None]
+    blobs = np.frombuffer(b"".join(blob for _day, _row, blob in lines), dtype=np.uint8).reshape(len(lines), -1)
     numbers = np.arange(day * per_day, (day + 1) * per_day)
-    closed = int(window.closed[row])
+    closed = window.closed[rows]
     held = (numbers < closed) & (numbers >= closed - window.width)
-    columns = numbers[held] % window.width
-    window.load_kw[row, columns] = np.frombuffer(blob, dtype=np.float32, count=per_day)[held]
-    window.flags[row, columns] = np.frombuffer(blob, dtype=np.uint8, offset=4 * per_day)[held]
+    which, slot = np.nonzero(held)
+    place = (rows[which, 0], numbers[slot] % window.width)
+    window.load_kw[place] = blobs[:, : 4 * per_day].copy().view(np.float32)[held]
+    window.flags[place] = blobs[:, 4 * per_day :][held]
 
 
 def _issued_rows(issued: Iterable[Issued]) -> Iterator[tuple[object, ...]]:
     for one in issued:
         for index, row in enumerate(one.rows.tolist()):
             body = one.spread_kw[index].tobytes()
-            yield row, one.role, one.origin, body, int(one.rung[index]), int(one.version[index])
+            yield one.origin, one.role, row, body, int(one.rung[index]), int(one.version[index])
 
 
-def _stale_issued(issued: Iterable[Issued], site: SiteState) -> set[tuple[int, int]]:
-    reach = max(site.scoreboard.leads) + 1
-    newest = {row: one.origin for one in issued for row in one.rows.tolist()}
-    return {(row, origin - reach) for row, origin in newest.items()}
+def _oldest_issued(site: SiteState) -> int:
+    """The first origin whose forecast may still meet its truth, of the meter that is furthest behind."""
+    origins = site.issued[site.active_rows]
+    begun = origins[origins != NEVER]
+    return int(begun.min()) - max(site.scoreboard.leads) - 1 if len(begun) else NEVER
 
 
-def _issued_from(line: tuple[int, int, int, bytes, int, int], scoreboard: Scoreboard) -> Issued:
-    row, role, origin, body, rung, version = line
-    spread_kw = np.frombuffer(body, dtype=np.float32).reshape(1, len(scoreboard.leads), 3)
-    return Issued(
-        role, origin, np.array([row]), spread_kw, np.array([rung], dtype=np.int8), np.array([version], dtype=np.int64)
-    )
+def _issued_from(
+    origin: int, role: int, lines: list[tuple[int, int, int, bytes, int, int]], scoreboard: Scoreboard
+) -> Issued:
+    """What one role issued to many meters at one origin, as `_issued_rows` wrote it."""
+    _origins, _roles, rows, bodies, rungs, versions = zip(*lines, strict=True)
+    spread_kw = np.frombuffer(b"".join(bodies), dtype=np.float32).reshape(len(lines), len(scoreboard.leads), 3)
+    return Issued(role, origin, np.array(rows), spread_kw, np.array(rungs, np.int8), np.array(versions, np.int64))

@@ -31,11 +31,11 @@ class Incoming(NamedTuple):
     topic: str
     payload: bytes
     size: int
-    qos: int
-    retain: bool
-    mid: int
-    dup: bool
-    connection: int
+    qos: int = 1
+    retain: bool = False
+    mid: int = 0
+    dup: bool = False
+    connection: int = 0
 
 
 def pubacks(mids: Iterable[int]) -> bytes:
