@@ -261,12 +261,8 @@ class Rig:
     def drain(self, within_s: float = DRAIN_WITHIN_S) -> None:
         """Wait until the edge has acknowledged everything owed, and central has it in the record."""
         self.wait_acknowledged(within_s)
-        wait_for(
-            lambda: self.edge.metric("metercast_outbox_batches") == 0.0,
-            "central to record the rest",
-            self.edge.log,
-            within_s,
-        )
+        recorded = "central to record the rest"
+        wait_for(lambda: self.edge.metric("metercast_outbox_batches") == 0.0, recorded, self.edge.log, within_s, 0.1)
 
     def wait_acknowledged(self, within_s: float = DRAIN_WITHIN_S) -> None:
         """Wait until the edge has acknowledged everything owed."""

@@ -83,7 +83,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "disk-slow": Scenario(schedules.disk_slow),
     "disk-full": Scenario(schedules.disk_full),
     "clock-jumps": Scenario(schedules.clock_jumps, ("clock=wall", "grid.step=15min"), skewed=True),
-    "flood": Scenario(schedules.flood, ("edge.batch=20",)),
+    "flood": Scenario(schedules.flood, ("edge.batch=200",)),
     "garbage-meter": Scenario(schedules.garbage_meter),
     "many-ids": Scenario(schedules.many_ids, ("edge.max_meters=10",)),
 }

@@ -245,7 +245,7 @@ def flood(rig: Rig, chance: random.Random, long: bool) -> Played:
     sustainable = _taken_per_s(rig)
     rig.drain()
     before_mb = rig.edge.resident_mb()
-    flood_s = 2.0 if long else 0.3
+    flood_s = 1.0 if long else 0.3
     sent = _store_up(rig, burst, round(10 * sustainable * flood_s))
     rig.notes.append(f"{sustainable:.0f}/s sustainable, flood of {sent} taken at {_taken_per_s(rig):.0f}/s")
     _expect_bounded(rig, before_mb)
