@@ -85,9 +85,11 @@ def _broker_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
     for _ in range(20 if long else 2):
         rig.publish_all(next(hours))
         time.sleep(chance.uniform(0, 1.5))
+        rig.proxy.throttle(delay_s=chance.choice((0.0, 0.3)))  # so that the broker holds what the edge has not
         rig.publish(next(hours))
         time.sleep(chance.uniform(0, 0.3))
         rig.kill_broker()
+        rig.proxy.restore()
     rig.publish_all(next(hours))
     return Played(fleet.names)
 
