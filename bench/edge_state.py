@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from edge.changes import Changes
 from edge.dialects.native import Reading
-from edge.effects import RawMessage
 from edge.forms import QUALITY_OK, Form, Forms
 from edge.scoring import Issued, Scoreboard, scored_leads
 from edge.site import SiteState, grid_rules
 from edge.store import Store
 from shared.clock import HOUR_US, iso
 from shared.grid import Intervals
+from shared.packets import Incoming
 from shared.params import Params
 from shared.topics import SiteTopics
 
@@ -47,14 +47,14 @@ def daily_loads(meters: int, first: int, count: int) -> NDArray[np.float32]:
 HOURLY: Final = Form("kWh", "energy", HOUR_US, QUALITY_OK)
 
 
-def readings_of(topics: SiteTopics, meter: int, first: int, count: int) -> RawMessage:
+def readings_of(topics: SiteTopics, meter: int, first: int, count: int) -> Incoming:
     """One message with a meter's energy of `count` hours from number `first` on."""
     items = [
         {"ts": iso(number * HOUR_US), "value": 1 + (meter * 31 + number) % 97 / 10, "unit": "kWh", "kind": "energy"}
         for number in range(first, first + count)
     ]
     payload = json.dumps(items).encode()
-    return RawMessage(topics.reading(meter_name(meter)), payload, len(payload))
+    return Incoming(topics.reading(meter_name(meter)), payload, len(payload))
 
 
 def fill_window(site: SiteState, end: int, steps: int, meters: int) -> None:

@@ -24,10 +24,11 @@ from bench.figures import Figure
 from bench.stage import BenchFailed, python, resident_bytes, say
 from edge.artifacts import ArtifactFolder
 from edge.bootstrap import build_node
-from edge.effects import Publish, RawMessage, ReadingsArrived, Tick
+from edge.effects import Publish, ReadingsArrived, Tick
 from edge.node import Node
 from edge.store import Store
 from shared.clock import HOUR_US, iso
+from shared.packets import Incoming
 from shared.params import Params
 
 SITE: Final = "bench"
@@ -84,7 +85,7 @@ def measure(meters: int) -> dict[str, Any]:
     }
 
 
-def _messages(node: Node, meters: int) -> Iterator[tuple[RawMessage, ...]]:
+def _messages(node: Node, meters: int) -> Iterator[tuple[Incoming, ...]]:
     """A day of hourly readings of every meter, a meter's day in one message."""
     for first in range(0, meters, MESSAGES_AT_ONCE):
         rows = range(first, min(first + MESSAGES_AT_ONCE, meters))

@@ -5,35 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge.changes import Changes
-
-
-@dataclass(frozen=True, slots=True)
-class RawMessage:
-    """A message of a readings topic; `size` is what was sent, `payload` perhaps only its beginning.
-
-    `mid` and `dup` are the packet's id and whether the broker says it may have been delivered before.
-    """
-
-    topic: str
-    payload: bytes
-    size: int
-    retain: bool = False
-    mid: int = 0
-    dup: bool = False
+from shared.packets import Incoming
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingsArrived:
     """A batch of messages from readings topics; they are acknowledged after the commit it leads to."""
 
-    messages: tuple[RawMessage, ...]
+    messages: tuple[Incoming, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryArrived:
     """A batch of messages from backfill topics; acknowledged like readings."""
 
-    messages: tuple[RawMessage, ...]
+    messages: tuple[Incoming, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from edge.changes import ReadingRow
 from edge.dialects.native import Decoder, Reading, RefusedItem
-from edge.effects import RawMessage
 from edge.letters import STRANGERS
 from edge.meters import NO_INSTANT, Meter
 from edge.site import SiteState
 from edge.siteclock import SiteClock
 from edge.window import NEVER
 from shared.clock import DAY_US, SECOND_US, iso
+from shared.packets import Incoming
 from shared.params import Params
 from shared.topics import SiteTopics, is_id
 
@@ -85,7 +85,7 @@ class Intake:
         self._decoder = Decoder(site.forms, default_period_us=params.step_s * SECOND_US)
         self._late_us = self._oldest_us = self._ahead_us = self._received_us = 0
 
-    def take(self, messages: Sequence[RawMessage]) -> Taken:
+    def take(self, messages: Sequence[Incoming]) -> Taken:
         """Put what is good into the meters' recent readings; intervals are the caller's."""
         taken = Taken()
         self._bound()
@@ -120,7 +120,7 @@ class Intake:
                     self._keep(meter, reading, taken)
         return taken
 
-    def history(self, messages: Sequence[RawMessage]) -> tuple[Taken, dict[str, list[Reading]]]:
+    def history(self, messages: Sequence[Incoming]) -> tuple[Taken, dict[str, list[Reading]]]:
         """Readings of backfill topics by meter: to be recorded, never to be kept or to move a clock."""
         taken, by_meter = Taken(), dict[str, list[Reading]]()
         self._bound()
@@ -143,14 +143,14 @@ class Intake:
 
     # -- one message ---------------------------------------------------------------------------------------------
 
-    def _reason_against_message(self, message: RawMessage, name: str) -> str:
+    def _reason_against_message(self, message: Incoming, name: str) -> str:
         if message.size > self._max_payload:
             return f"payload of {message.size} bytes, edge.max_payload_bytes is {self._max_payload}"
         if not is_id(name):
             return f"meter id {name!r:.80} is not 1 to 64 of letters, digits, _ . : -"
         return ""
 
-    def _is_redelivery(self, message: RawMessage, taken: Taken) -> bool:
+    def _is_redelivery(self, message: Incoming, taken: Taken) -> bool:
         """Whether readings that took their arrival time were committed before and only the acknowledgement was lost.
 
         They have no identity of their own, so the packet's id and the payload's digest stand for it.
@@ -161,7 +161,7 @@ class Intake:
         self._arrivals[message.mid] = taken.arrivals[message.mid] = digest
         return False
 
-    def _refused(self, name: str, message: RawMessage, one: RefusedItem) -> Refused:
+    def _refused(self, name: str, message: Incoming, one: RefusedItem) -> Refused:
         return name if name in self._site.meters.by_name else STRANGERS, message.topic, one
 
     # -- one reading ---------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ class Intake:
         closed = int(self._site.window.closed[meter.row])
         return closed != NEVER and ts_us < closed * self._site.step_us
 
-    def _checked(self, reading: Reading, name: str, message: RawMessage, taken: Taken) -> tuple[Meter, Reading] | None:
+    def _checked(self, reading: Reading, name: str, message: Incoming, taken: Taken) -> tuple[Meter, Reading] | None:
         """The reading as it is to be taken and its meter, a new one if need be; None when it was refused."""
         self._clock.weigh(reading.ts_us + self._site.forms.settles_us[reading.form])
         self._bound()

@@ -31,7 +31,6 @@ from edge.effects import (
     KeepArtifacts,
     MakeGap,
     Publish,
-    RawMessage,
     ReadingsArrived,
     RenewEpoch,
     RestoreArrived,
@@ -61,6 +60,7 @@ from shared.messages import (
     Status,
     columns_of,
 )
+from shared.packets import Incoming
 from shared.params import Params
 from shared.topics import SiteTopics
 
@@ -100,6 +100,7 @@ class Node:
         self._restore_wanted = restore_wanted
         self._restored: set[int] = set()
         self._forms_kept = len(site.forms)
+        self._committed_us = clock.latest_us
 
     def handle(self, event: Event, wall_us: int) -> list[Effect]:  # noqa: C901, PLR0911 -- one return an event
         """Apply one event and return what the world should do about it, in order."""
@@ -140,7 +141,7 @@ class Node:
 
     # -- readings ------------------------------------------------------------------------------------------------
 
-    def _on_readings(self, messages: Sequence[RawMessage]) -> list[Effect]:
+    def _on_readings(self, messages: Sequence[Incoming]) -> list[Effect]:
         taken = self._intake.take(messages)
         changes = Changes(readings=taken.kept, arrivals=taken.arrivals)
         if taken.kept:
@@ -149,7 +150,7 @@ class Node:
         changes.facts["clock_us"] = str(self.clock.latest_us)
         return self._record(changes, taken)
 
-    def _on_history(self, messages: Sequence[RawMessage]) -> list[Effect]:
+    def _on_history(self, messages: Sequence[Incoming]) -> list[Effect]:
         """History fills intervals that are missing, and goes into the record; it moves no clock."""
         taken, by_meter = self._intake.history(messages)
         filled = backfill(self.site, by_meter, self._begin)
@@ -209,9 +210,11 @@ class Node:
                 self.counters["intervals", "revised"] += 1
                 changes.closed.append((row, *revised))
         self._close(rows, self.site.settled_us[rows] // self.site.step_us, changes)
+        # What is committed and not yet acknowledged may come again: it is known until the commit after it.
+        committed_us, self._committed_us = self._committed_us, self.clock.now_us
         for meter in touched:
             if len(meter.ts_us) > meter.prune_at:
-                meters.prune(meter, self.clock.now_us)
+                meters.prune(meter, committed_us)
 
     def _open(self, taken: Taken, changes: Changes) -> None:
         """Begin the meters whose first readings these are, each with the interval of its earliest."""

@@ -28,7 +28,6 @@ from edge.effects import (
     KeepArtifacts,
     MakeGap,
     Publish,
-    RawMessage,
     ReadingsArrived,
     RenewEpoch,
     RestoreArrived,
@@ -45,7 +44,8 @@ from shared import __version__
 from shared.clock import to_us, wall_now
 from shared.errors import StateDamaged, StateError
 from shared.messages import Status
-from shared.mqtt import Delivery, Incoming
+from shared.mqtt import Delivery
+from shared.packets import Incoming
 from shared.topics import parse_artifact_chunk
 
 log = logging.getLogger(__name__)
@@ -137,11 +137,11 @@ class Runtime:
         topics = self._node.topics
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
-            self._handle(ReadingsArrived(tuple(map(_raw, readings))))
-        others = [message for message in messages if topics.meter_of(message.topic) is None]
+            self._handle(ReadingsArrived(tuple(readings)))
+        others = messages if not readings else [m for m in messages if topics.meter_of(m.topic) is None]
         history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
         if history:
-            self._handle(HistoryArrived(tuple(map(_raw, history))))
+            self._handle(HistoryArrived(tuple(history)))
         for message in others:
             if message.topic == topics.status and message.payload:
                 edge = self._edge
@@ -322,7 +322,3 @@ class Runtime:
         deadline_s = time.monotonic() + 2
         while not delivery.done and time.monotonic() < deadline_s:
             time.sleep(0.01)
-
-
-def _raw(m: Incoming) -> RawMessage:
-    return RawMessage(m.topic, m.payload, m.size, retain=m.retain, mid=m.mid, dup=m.dup)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -82,10 +82,11 @@ def check(
     letters: Sequence[Letter],
     *,
     readings_topic: str,
+    welcome: Collection[str],
 ) -> Verdict:
     """Compare what is owed, of all that was published, with what an export holds.
 
-    A meter's topic is `readings_topic` and its name.
+    A meter's topic is `readings_topic` and its name; nothing gives the edge a reason to refuse the meters `welcome`.
     """
     verdict = Verdict()
     everything = list(published)
@@ -100,7 +101,7 @@ def check(
             open_.setdefault(topic, []).append(f"letter of {one.payload[:80]!r} on {topic}")
         for reading in set(one.readings) - recorded:
             if (topic, reading.ts_us, reading.value) in answered:
-                verdict.refused.append(str(reading))
+                verdict.refused += [str(reading)] if one.meter in welcome else []
             else:
                 open_.setdefault(topic, []).append(str(reading))
     verdict.missing += _beyond_summaries(open_, letters)

@@ -14,11 +14,12 @@ import numpy as np
 
 from edge.artifacts import ArtifactFolder
 from edge.bootstrap import build_node
-from edge.effects import Commit, RawMessage, ReadingsArrived, Tick
+from edge.effects import Commit, ReadingsArrived, Tick
 from edge.node import Node
 from edge.store import Store
 from edge.window import NEVER
 from shared.clock import iso
+from shared.packets import Incoming
 from shared.params import Params
 from tests.faults.checker import Closed, Intervals
 from tests.faults.meters import Publication
@@ -56,8 +57,8 @@ def _closed(
         store.close()
 
 
-def _raw(node: Node, one: Publication) -> RawMessage:
-    return RawMessage(node.topics.reading(one.meter), one.payload, len(one.payload))
+def _raw(node: Node, one: Publication) -> Incoming:
+    return Incoming(node.topics.reading(one.meter), one.payload, len(one.payload))
 
 
 def _settle(node: Node, store: Store, wall_us: int) -> None:

@@ -30,14 +30,16 @@ _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["edge.cli", "edge.bootstrap", "edge.runtime", "tests.faults.processes"])
 
 
-def wait_for(condition: Callable[[], bool], what: str, log: Path | None = None, within_s: float = 30) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, log: Path | None = None, within_s: float = 30, every_s: float = 0.01
+) -> None:
     """Wait for something; raises AssertionError with what it was and the end of a log."""
     until_s = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > until_s:
             tail = log.read_text(errors="replace")[-1500:] if log and log.exists() else ""
             raise AssertionError(f"waited {within_s:g} s for {what}\n{tail}")
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 def all_pass(items: Iterable[T], passes: Callable[[T], bool]) -> Callable[[], bool]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -114,6 +114,10 @@ class Rig:
         connection = (f"site={site}", f"mqtt.host={HOST}", f"mqtt.port={self.proxy.port}")
         self._params = params_file.load(overrides=[f"site={site}", *self.settings])
         self.edge = EdgeProcess(self.folder, (*connection, *self.settings), self.clock)
+        direct = MqttParams(host=HOST, port=stage.broker.port)
+        heard = [self.topics.status, self.topics.forecast("+"), "$SYS/broker/publish/messages/dropped"]
+        self.meters = Connection(direct, client_id=f"meters-{site}")
+        self._ear = Connection(direct, client_id=f"ear-{site}", filters=heard, lasting=False)
         self.sent: list[Sent] = []
         self.kills = 0
         self.notes: list[str] = []
@@ -125,11 +129,7 @@ class Rig:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.clock is not None:
             self.clock.write_text("0")
-        direct = MqttParams(host=HOST, port=self.stage.broker.port)
-        self.meters = Connection(direct, client_id=f"meters-{self.site}")
         self.meters.start()
-        filters = [self.topics.status, self.topics.forecast("+"), "$SYS/broker/publish/messages/dropped"]
-        self._ear = Connection(direct, client_id=f"ear-{self.site}", filters=filters, lasting=False)
         self._ear.start()
         self.edge.start()
         self.wait_edge_subscribed(0)
@@ -261,12 +261,8 @@ class Rig:
     def drain(self, within_s: float = DRAIN_WITHIN_S) -> None:
         """Wait until the edge has acknowledged everything owed, and central has it in the record."""
         self.wait_acknowledged(within_s)
-        wait_for(
-            lambda: self.edge.metric("metercast_outbox_batches") == 0.0,
-            "central to record the rest",
-            self.edge.log,
-            within_s,
-        )
+        recorded = "central to record the rest"
+        wait_for(lambda: self.edge.metric("metercast_outbox_batches") == 0.0, recorded, self.edge.log, within_s, 0.1)
 
     def wait_acknowledged(self, within_s: float = DRAIN_WITHIN_S) -> None:
         """Wait until the edge has acknowledged everything owed."""
@@ -298,22 +294,28 @@ class Rig:
                 yield received_us - ts_us
             seen.add((meter, ts_us))
 
-    def judge(self, compared: Iterable[str]) -> tuple[Verdict, Record]:
-        """Drain, stop the edge and check everything; the intervals of the meters `compared` against a clean run."""
+    def judge(self, welcome: Sequence[str]) -> tuple[Verdict, Record]:
+        """Drain, stop the edge and check everything; the intervals of the meters `welcome` against a clean run."""
         self.drain()
         if self.edge.stop() != 0:
             self.expected.append("a clean end of the edge")
         record = self.record()
         published = [sent.publication for sent in self.sent]
-        topic = self.topics.reading("")
-        verdict = check(self.owed(), published, record.readings, record.letters, readings_topic=topic)
+        verdict = check(
+            self.owed(),
+            published,
+            record.readings,
+            record.letters,
+            readings_topic=self.topics.reading(""),
+            welcome=welcome,
+        )
         if record.repeats:
             verdict.doubled.append(f"{record.repeats} readings have another row in the table")
-        verdict.differing += self._differing(record, published, list(compared))
+        verdict.differing += self._differing(record, published, welcome)
         verdict.broken += self.expected
         return verdict, record
 
-    def _differing(self, record: Record, published: list[Publication], compared: list[str]) -> list[str]:
+    def _differing(self, record: Record, published: list[Publication], compared: Sequence[str]) -> list[str]:
         """Compare with a fresh edge that got, once and in order, what is in the record."""
         recorded = set(record.readings)
         chosen = set(compared)

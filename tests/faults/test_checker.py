@@ -20,7 +20,7 @@ LETTERS = [Letter(f"{TOPIC}m0", one.payload, "not JSON", 1) for one in BAD]
 
 def judged(readings: list[Reading], letters: list[Letter], published: list[Publication] | None = None) -> Verdict:
     everything = [*GOOD, *BAD] if published is None else published
-    return check(everything, everything, readings, letters, readings_topic=TOPIC)
+    return check(everything, everything, readings, letters, readings_topic=TOPIC, welcome={"m0"})
 
 
 def refused(reading: Reading, *, value: float | None = None) -> Letter:
@@ -55,6 +55,11 @@ def test_a_good_reading_among_the_dead_letters_is_refused_not_missing() -> None:
     verdict = judged(ROWS[:2], [*LETTERS, refused(ROWS[2])])
     assert (len(verdict.refused), verdict.missing) == (1, [])
     assert not verdict.sound
+
+
+def test_a_reading_of_a_meter_that_is_not_welcome_is_answered_by_its_letter() -> None:
+    stranger = message("x0", (START_US, 1.0), unit="kW")
+    assert judged([], [refused(stranger.readings[0])], [stranger]).sound
 
 
 def test_the_letter_of_one_reading_does_not_answer_another() -> None:

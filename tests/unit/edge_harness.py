@@ -17,7 +17,6 @@ from edge.effects import (
     GapMade,
     MakeGap,
     Publish,
-    RawMessage,
     ReadingsArrived,
     RenewEpoch,
     SaveArtifact,
@@ -30,6 +29,7 @@ from edge.store import Store
 from shared import params_file
 from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.messages import Uplink
+from shared.packets import Incoming
 
 START_US = parse_instant_us("2026-01-05T00:00:00Z")
 
@@ -103,7 +103,7 @@ class EdgeAtDesk:
     def send(self, *messages: tuple[str, Any], wall_us: int = START_US, tick: bool = True) -> None:
         """Deliver (meter, JSON content or bytes) as one batch."""
         raw = [
-            RawMessage(f"metercast/desk/readings/{meter}", payload, len(payload))
+            Incoming(f"metercast/desk/readings/{meter}", payload, len(payload))
             for meter, content in messages
             for payload in [content if isinstance(content, bytes) else json.dumps(content).encode()]
         ]

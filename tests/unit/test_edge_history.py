@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.effects import HistoryArrived, RawMessage, RestoreArrived
+from edge.effects import HistoryArrived, RestoreArrived
 from shared.clock import HOUR_US, iso
 from shared.messages import RESTORE_WANTED, Restore, RestoredMeter, Status
+from shared.packets import Incoming
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 BACKFILL = "metercast/desk/backfill/m1"
@@ -25,7 +26,7 @@ def desk(tmp_path: Path) -> EdgeAtDesk:
 
 def _backfill(desk: EdgeAtDesk, content: Any, topic: str = BACKFILL) -> None:
     payload = json.dumps(content).encode()
-    desk.tell(HistoryArrived((RawMessage(topic, payload, len(payload)),)))
+    desk.tell(HistoryArrived((Incoming(topic, payload, len(payload)),)))
 
 
 def _restore(desk: EdgeAtDesk, meters: dict[str, list[float | None]], *, hour: int = 0, **more: Any) -> None:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.effects import AckedArrived, Commit, ForecastsConfirmed, RawMessage, ReadingsArrived, Tick
+from edge.effects import AckedArrived, Commit, ForecastsConfirmed, ReadingsArrived, Tick
 from edge.store import Store
 from shared.clock import HOUR_US, iso
 from shared.errors import StateError
 from shared.messages import Acked, Uplink
+from shared.packets import Incoming
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 
@@ -50,7 +51,7 @@ def test_without_a_model_the_rung_and_the_reason_are_named(desk: EdgeAtDesk) -> 
 
 
 def test_the_commit_comes_before_anything_is_published(desk: EdgeAtDesk) -> None:
-    effects = desk.tell(ReadingsArrived((RawMessage("metercast/desk/readings/m1", b"{", 1),)))
+    effects = desk.tell(ReadingsArrived((Incoming("metercast/desk/readings/m1", b"{", 1),)))
     assert isinstance(effects[0], Commit)
     assert len(effects) == 2
 
@@ -170,7 +171,7 @@ def test_a_refused_payload_delivered_again_is_the_same_dead_letter(desk: EdgeAtD
 
 def test_a_retained_replay_is_not_a_new_reading(desk: EdgeAtDesk) -> None:
     payload = b'{"ts": "2026-01-05T00:00:00Z", "value": 1, "unit": "kW"}'
-    desk.tell(ReadingsArrived((RawMessage("metercast/desk/readings/m1", payload, len(payload), retain=True),)))
+    desk.tell(ReadingsArrived((Incoming("metercast/desk/readings/m1", payload, len(payload), retain=True),)))
     assert desk.rows("readings") == []
 
 
@@ -280,7 +281,7 @@ def test_readings_without_ts_in_one_batch_are_each_kept_and_a_redelivered_packet
     topic = "metercast/desk/readings/m1"
 
     def deliver(dup: bool) -> None:
-        batch = tuple(RawMessage(topic, body, len(body), mid=mid, dup=dup) for mid, body in packets)
+        batch = tuple(Incoming(topic, body, len(body), mid=mid, dup=dup) for mid, body in packets)
         desk.tell(ReadingsArrived(batch), START_US)
 
     deliver(dup=False)
