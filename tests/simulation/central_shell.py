@@ -6,7 +6,7 @@ first, `readings` last, each skipping what its own ledger already holds (as `cen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
@@ -80,8 +80,9 @@ def _table_of(kind: str) -> str:
 class CentralProcess:
     """One life of central, from start to kill."""
 
-    def __init__(self, root: str, record: ModelRecord, broker: MemoryBroker) -> None:
+    def __init__(self, root: str, record: ModelRecord, broker: MemoryBroker, *, now: Callable[[], str | None]) -> None:
         self.root = root
+        self.now = now
         self.record = record
         self.recorder = Recorder()
         self.written: list[Uplink] = []
@@ -104,7 +105,7 @@ class CentralProcess:
                 case Write(batches):
                     yield from self._write(batches)
                 case TellAcked(site, epoch, seq, missing, at):
-                    answer = Acked(epoch=epoch, seq=seq, missing=list(missing), at=at)
+                    answer = Acked(epoch=epoch, seq=seq, missing=list(missing), at=self.now() or at)
                     self.connection.publish(SiteTopics(self.root, site).acked, answer.encode(), retain=True)
                     yield Moment.ANSWERED
                 case Release(deliveries):

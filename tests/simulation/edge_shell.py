@@ -219,10 +219,14 @@ class EdgeProcess:
         if sending:
             yield from self._pump_uplink()
 
+    def tick(self) -> Iterator[Moment]:
+        """Close what is due, and begin to forecast."""
+        yield from self._handle(Tick(caught_up=True))
+
     def tick_until_idle(self, at_most: int = 200) -> Iterator[Moment]:
         """Close and forecast whatever is due."""
         for _ in range(at_most):
-            yield from self._handle(Tick(caught_up=True))
+            yield from self.tick()
             yield from self._confirm()
             if not self.node.busy:
                 return

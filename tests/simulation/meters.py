@@ -116,7 +116,7 @@ class SimMeter:
 
     def ancient_or_ahead(self, now_us: int, number: int) -> list[Sent]:
         """Days late; or beyond what any clock of an edge takes."""
-        days = self.chance.choice((-2, -30, -500, 500))
+        days = self.chance.choice((-2, -500, 500))
         return [self._remember([self._reading(now_us + days * 24 * HOUR_US, number)])]
 
     def untimed(self, number: int) -> list[Sent]:
