@@ -37,6 +37,7 @@ from central.record import Record
 from central.runs import LoggedRun, RunRecord
 from central.training import Recipe, TrainedModel, train
 from central.trainings import FLEET, Reason, Result
+from shared.bindings import Bindings
 from shared.calendars import site_calendar
 from shared.clock import HOUR_US, duration_us, format_duration, iso, to_us
 from shared.errors import MetercastError
@@ -157,7 +158,7 @@ class Workshop:
             raise MetercastError(f"train: the record holds no readings in the {window} before {iso(newest_us)}")
         grid = self._params.grid
         rules = GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap)
-        return panel_from_record(rows, rules).until(newest_us)
+        return panel_from_record(rows, rules, bindings=Bindings(self._params.meters)).until(newest_us)
 
     def _newest_us(self) -> int:
         spans = self._record.spans()

@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shared.bindings import Bindings
 from shared.calendars import Calendar
 from shared.clock import DAY_US
 from shared.errors import DataFileError
 from shared.features import FEATURES, feature_matrix, to_target, window_steps
-from shared.grid import KINDS, UNITS, GridRules, MeterReadings, interval_loads
+from shared.grid import KINDS, UNITS, GridRules, MeterReadings, Span, intervals_of_many
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MIN_SEEN: Final = 24  # finite values a window must hold to be a training sample
 _BLOCK: Final = 512  # windows whose features are computed at once
+_TOGETHER: Final = 64  # meters whose intervals are made at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,36 +167,49 @@ def _readings_per_interval(codes: Ints, ts_us: Ints, meters: int, step_us: int) 
     return expected
 
 
-def panel_from_record(rows: pd.DataFrame, rules: GridRules, *, since_us: int | None = None) -> Panel:
+def panel_from_record(
+    rows: pd.DataFrame, rules: GridRules, *, bindings: Bindings | None = None, since_us: int | None = None
+) -> Panel:
     """Return the panel, in kW, of rows of the record: `meter_id, ts, value, unit, kind, period_s`, perhaps `site`.
 
-    Intervals are made by shared/grid.py, as at the edge; of rows of one identity the last counts. With a `site` column
-    meters are named `site/meter`. Readings before `since_us` are left out. Raises ValueError when none are left.
+    Intervals are made by shared/grid.py under the meters' `bindings`, as at the edge and with the same bits; of rows of
+    one identity the last counts. With a `site` column meters are named `site/meter`. Readings before `since_us` are
+    left out. Raises ValueError when none are left.
     """
     table = _record_columns(rows)
     table = table[table["ts_us"] >= since_us] if since_us is not None else table
     if not len(table):
         raise ValueError("the record holds no readings")
-    table = table.drop_duplicates(["meter", "ts_us"], keep="last").sort_values(["meter", "ts_us"], kind="stable")
+    identity = ["site", "meter", "ts_us"]
+    table = table.drop_duplicates(identity, keep="last").sort_values(identity, kind="stable")
     first = int(table["ts_us"].min()) // rules.step_us
     count = int(table["until_us"].max() - 1) // rules.step_us + 1 - first
-    meters, loads = [], []
-    for meter, own in table.groupby("meter", sort=True):
-        meters.append(str(meter))
-        loads.append(interval_loads(_meter_readings(own), first * rules.step_us, count, rules)[0])
-    return Panel(meters, first * rules.step_us, rules.step_us // 1_000_000, np.stack(loads))
+    known = bindings if bindings is not None else Bindings()
+    meters = {(str(site), str(meter)): own for (site, meter), own in table.groupby(identity[:2], observed=True)}
+    spans = [
+        Span(_meter_readings(own), first * rules.step_us, count, known.of(*meter).limits)
+        for meter, own in meters.items()
+    ]
+    names = [f"{site}/{meter}" if "site" in rows else meter for site, meter in meters]
+    return Panel(names, first * rules.step_us, rules.step_us // 1_000_000, _loads_kw(spans, rules))
+
+
+def _loads_kw(spans: list[Span], rules: GridRules) -> Floats:
+    """Return the loads [M, T] of spans of equal length."""
+    blocks = (spans[first : first + _TOGETHER] for first in range(0, len(spans), _TOGETHER))
+    return np.stack([made.load_kw for block in blocks for made in intervals_of_many(block, rules)])
 
 
 def _record_columns(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `meter, ts_us, value (kW or kWh), period_us, kind (index), until_us` of rows of the record."""
+    """Return `site, meter, ts_us, value (kW or kWh), period_us, kind (index), until_us` of rows of the record."""
     factor = rows["unit"].map({name: unit.to_kilo for name, unit in UNITS.items()}).astype(np.float64)
     kind = rows["kind"].map({name: code for code, name in enumerate(KINDS)}).astype(np.int8)
     ts_us = rows["ts"].dt.as_unit("us").astype("int64")
     period_us = (rows["period_s"].astype(np.float64).fillna(0.0) * 1e6).round().astype(np.int64)
-    names = rows["meter_id"].astype(str)
     return pd.DataFrame(
         {
-            "meter": rows["site"].astype(str) + "/" + names if "site" in rows else names,
+            "site": rows["site"].astype(str) if "site" in rows else "",
+            "meter": rows["meter_id"].astype(str),
             "ts_us": ts_us,
             "value": rows["value"].astype(np.float64) * factor,
             "period_us": period_us,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from central.bootstrap import open_record, open_registry, require_built, work_folder
 from shared.errors import MetercastError
-from shared.findings import Finding
+from shared.findings import Finding, ok, to_mend
 from shared.mqtt import Connection
 from shared.params import Params
 
@@ -28,9 +28,9 @@ def examine(params: Params) -> list[Finding]:
 
 def _finding(look: _Look, params: Params) -> Finding:
     try:
-        return Finding(True, look.subject, look.look(params))
+        return ok(look.subject, look.look(params))
     except MetercastError as error:
-        return Finding(False, look.subject, str(error), look.mend)
+        return to_mend(look.subject, str(error), look.mend)
 
 
 def _params(params: Params) -> str:

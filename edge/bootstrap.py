@@ -10,11 +10,13 @@ from typing import Final
 from edge import inference
 from edge.artifacts import ArtifactFolder
 from edge.forecaster import Plan
+from edge.forms import Forms
 from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
 from edge.scoring import Scoreboard, scored_leads
-from edge.site import SiteState
+from edge.site import SiteState, grid_rules
+from edge.siteclock import SiteClock
 from edge.store import Store, new_epoch
 from edge.uplink import UplinkLedger
 from shared import __version__
@@ -58,7 +60,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     store.belong_to(site=params.site, step_s=params.step_s, leads=leads)
     facts = store.facts
     topics = SiteTopics(params.mqtt.root, params.site)
-    site = SiteState(params, Scoreboard(leads))
+    site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), store.forms))
     store.load_site(site)
     load = partial(
         inference.load,
@@ -72,16 +74,21 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     uplink = UplinkLedger(
         params.site, facts["epoch"], next_seq=int(facts.get("next_seq", 1)), waiting=store.outbox_index()
     )
-    clock_us = int(facts.get("clock_us", NO_INSTANT))
+    clock = SiteClock(
+        params.clock,
+        latest_us=int(facts.get("clock_us", NO_INSTANT)),
+        wall_us=int(facts.get("wall_us", NO_INSTANT)),
+    )
     return Node(
         params,
         site=site,
         uplink=uplink,
         models=models,
         plan=plan_of(params),
-        clock_us=clock_us,
+        clock=clock,
         arrivals=store.arrivals,
         new_id=new_epoch,
+        restore_wanted=facts.get("restore") != "done" and (site.empty or facts.get("restore") == "wanted"),
     )
 
 
@@ -98,7 +105,7 @@ def build(params: Params) -> Edge:
     connection = Connection(
         params.mqtt,
         client_id=f"metercast-edge-{params.site}",
-        filters=[topics.readings, topics.acked, topics.desired, topics.status],
+        filters=[topics.readings, topics.backfills, topics.acked, topics.restore, topics.desired, topics.status],
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )

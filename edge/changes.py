@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge.dialects.native import Reading
+from edge.forms import Form
 from edge.scoring import Issued
 
 OutboxBatch = tuple[int, bytes]
+ReadingRow = tuple[int, int, float, int]  # the meter's row, ts_us, value, number of its form
 
 
 @dataclass(slots=True)
@@ -19,7 +20,8 @@ class Changes:
 
     facts: dict[str, str] = field(default_factory=dict)
     meters: set[int] = field(default_factory=set)
-    readings: list[tuple[int, Reading]] = field(default_factory=list)
+    forms: list[tuple[int, Form]] = field(default_factory=list)
+    readings: list[ReadingRow] = field(default_factory=list)
     forgotten_before_us: dict[int, int] = field(default_factory=dict)
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)

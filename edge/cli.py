@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
+from edge.doctor.asked import LISTEN, PARKED, PARKED_AT_MOST, Asked
 from shared import __version__, params_file
 from shared.clock import parse_duration, parse_instant_us
 from shared.errors import ExitCode, MetercastError, exit_code_of
+from shared.findings import as_json, as_text
 from shared.grid import KINDS, UNITS
 from shared.params import Params
 from shared.telemetry import configure_logging
+
+DOCTOR: Final = """\
+Check broker, clocks, disk and state, and say what to mend.
+
+Each finding is ok, MEND (with what to do), or ? (not to be known from here, or worth knowing).
+The exit code is 1 when there is something to mend, else 0. It is safe beside a running edge:
+the state is only read, and the broker's queue is measured with a session and a topic of its own."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "serve the site until stopped (SIGTERM, Ctrl-C)")
     run.set_defaults(log_level="info")
     _add_replay(commands)
-    _command(commands, "doctor", _doctor, "check broker, state and folders, and say what to mend")
+    _add_doctor(commands)
     _command(commands, "params", _params, "print every parameter, its default and what it is, as Markdown")
     return parser
 
@@ -71,7 +81,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.add_argument("file", type=Path, help="columns meter_id, ts (UTC), value")
     replay.add_argument("--unit", choices=tuple(UNITS), default="kW", help="unit of value (default %(default)s)")
     replay.add_argument("--kind", choices=KINDS, help="what value is; needed for Wh, kWh and MWh")
-    replay.add_argument("--period", type=_period, metavar="30min", help="period of an energy reading")
+    replay.add_argument("--period", type=_span, metavar="30min", help="period of an energy reading")
     replay.add_argument(
         "--speed",
         type=_speed,
@@ -83,7 +93,37 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.add_argument("--to", dest="end", type=_instant, metavar="T", help="end, not included")
 
 
-def _period(text: str) -> timedelta:
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = _command(commands, "doctor", _doctor, "check broker, clocks, disk and state, and say what to mend")
+    doctor.formatter_class, doctor.description = argparse.RawDescriptionHelpFormatter, DOCTOR
+    doctor.set_defaults(log_level="error")  # what goes wrong is a finding
+    doctor.add_argument(
+        "--broker-conf", type=Path, metavar="FILE", help="the broker's mosquitto.conf, for what no client can see"
+    )
+    doctor.add_argument(
+        "--listen",
+        type=_span,
+        default=LISTEN,
+        metavar="5s",
+        help="how long to listen to live readings for their clocks (default 5s; 0s: not at all)",
+    )
+    doctor.add_argument(
+        "--park",
+        type=_parked,
+        default=PARKED,
+        metavar="N",
+        help=f"messages that measure the broker's queue (default %(default)s, at most {PARKED_AT_MOST})",
+    )
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def _parked(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= PARKED_AT_MOST:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected a number from 1 to {PARKED_AT_MOST}")
+    return int(text)
+
+
+def _span(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -135,14 +175,26 @@ def _replay(options: argparse.Namespace, chosen: Params) -> int:
     return ExitCode.OK
 
 
-def _doctor(_options: argparse.Namespace, chosen: Params) -> int:
-    from edge.doctor import examine
+def _doctor(options: argparse.Namespace, chosen: Params) -> int:
+    from edge.doctor.examination import examine
 
-    logging.disable(logging.INFO)
-    findings = examine(chosen)
-    for finding in findings:
-        print(finding)
+    asked = Asked(broker_conf=options.broker_conf, listen=options.listen, park=options.park)
+    try:
+        findings = examine(chosen, asked, tell=_tell)
+    finally:
+        _tell("")
+    columns = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(as_json(findings) if options.json else as_text(findings, columns=columns, colours=colours))
     return ExitCode.OK if all(finding.good for finding in findings) else ExitCode.FAILED
+
+
+def _tell(doing: str) -> None:
+    """What is being done: in a terminal one line that is written over, elsewhere a line each; empty when done."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{doing}{' …' if doing else ''}", end="", file=sys.stderr, flush=True)
+    elif doing:
+        print(f"edge: {doing}", file=sys.stderr, flush=True)
 
 
 def _params(_options: argparse.Namespace, _chosen: Params) -> int:

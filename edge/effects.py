@@ -30,6 +30,30 @@ class ReadingsArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryArrived:
+    """A batch of messages from backfill topics; acknowledged like readings."""
+
+    messages: tuple[RawMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreArrived:
+    """Central gives closed intervals back."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GapMade:
+    """A gap entry of `size` bytes, under number `last`, has taken the place of batches `first` … `last`."""
+
+    first: int
+    last: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class AckedArrived:
     """Central says what is in the record."""
 
@@ -79,7 +103,18 @@ class EpochRenewed:
     waiting: tuple[tuple[int, int], ...]
 
 
-Event = EpochRenewed | ReadingsArrived | AckedArrived | DesiredArrived | ChunkArrived | ForecastsConfirmed | Tick
+Event = (
+    EpochRenewed
+    | GapMade
+    | ReadingsArrived
+    | HistoryArrived
+    | RestoreArrived
+    | AckedArrived
+    | DesiredArrived
+    | ChunkArrived
+    | ForecastsConfirmed
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +171,14 @@ class RenewEpoch:
     epoch: str
 
 
-Effect = Commit | RenewEpoch | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts
+@dataclass(frozen=True, slots=True)
+class MakeGap:
+    """Put one gap entry in the place of the waiting batches `first` … `last`."""
+
+    first: int
+    last: int
+    reason: str
+    at_us: int
+
+
+Effect = Commit | RenewEpoch | MakeGap | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts

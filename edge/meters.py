@@ -7,125 +7,166 @@ ahead of the forecasts, so that no origin is skipped under the event clock.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from dataclasses import dataclass, field
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from edge.dialects.native import Reading
+from edge.forms import Forms
 from edge.window import NEVER, Window
-from shared.grid import KINDS, GridRules, MeterReadings, covered_until_us, interval_loads
+from shared.grid import GridRules, MeterReadings, Span, intervals_of_many
+from shared.params import MeterBinding
 
 NO_INSTANT: Final = -(2**62)
+PRUNED_FROM: Final = 64  # readings a meter may hold before the old ones are looked for
 
 
-@dataclass(slots=True)
 class Meter:
-    """One meter: its recent readings in time order, and how far they settle it."""
+    """One meter: its recent readings in time order, as three columns, and how far they settle it."""
 
-    name: str
-    row: int
-    instants_us: list[int] = field(default_factory=list)
-    readings: dict[int, Reading] = field(default_factory=dict)
-    settled_us: int = NO_INSTANT
-    latest_us: int = NO_INSTANT
+    __slots__ = ("binding", "form", "latest_us", "name", "prune_at", "reach_us", "row", "settled_us", "ts_us", "value")
 
-    def known(self, reading: Reading) -> Reading | None:
-        """The reading of the same identity that is kept, if any."""
-        return self.readings.get(reading.ts_us)
+    def __init__(self, name: str, row: int, binding: MeterBinding) -> None:
+        self.name = name
+        self.row = row
+        self.binding = binding
+        self.ts_us = array("q")
+        self.value = array("d")
+        self.form = array("H")
+        self.settled_us = NO_INSTANT
+        self.latest_us = NO_INSTANT
+        self.reach_us = 0  # how far beyond its instant any reading kept may still say something
+        self.prune_at = PRUNED_FROM
 
-    def keep(self, reading: Reading) -> None:
-        """Keep a reading; a correction takes the place of what was there."""
-        if reading.ts_us not in self.readings:
-            insort(self.instants_us, reading.ts_us)
-        self.readings[reading.ts_us] = reading
-        self.settled_us = max(self.settled_us, covered_until_us(reading.ts_us, reading.period_us, reading.kind))
-        self.latest_us = max(self.latest_us, reading.ts_us)
+    def append(self, reading: Reading, forms: Forms) -> int:
+        """Keep a reading later than all that are kept; returns the instant of the one before it."""
+        ts_us, value, form = reading
+        before_us = self.ts_us[-1] if self.ts_us else NO_INSTANT
+        self.ts_us.append(ts_us)
+        self.value.append(value)
+        self.form.append(form)
+        self._note(ts_us, form, forms)
+        return before_us
 
-    def forget_before(self, instant_us: int) -> None:
-        """Drop readings older than `instant_us`."""
-        gone = bisect_left(self.instants_us, instant_us)
-        for ts_us in self.instants_us[:gone]:
-            del self.readings[ts_us]
-        del self.instants_us[:gone]
+    def _note(self, ts_us: int, form: int, forms: Forms) -> None:
+        settled_us = ts_us + forms.settles_us[form]
+        if settled_us > self.settled_us:
+            self.settled_us = settled_us
+        if ts_us > self.latest_us:
+            self.latest_us = ts_us
+        if forms.reaches_us[form] > self.reach_us:
+            self.reach_us = forms.reaches_us[form]
 
-    def touched_us(self, ts_us: int, rules: GridRules) -> tuple[int, int]:
-        """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour.
+    def at(self, ts_us: int) -> Reading | None:
+        """The reading of this instant that is kept, if any."""
+        place = bisect_left(self.ts_us, ts_us)
+        if place == len(self.ts_us) or self.ts_us[place] != ts_us:
+            return None
+        return Reading(ts_us, self.value[place], self.form[place])
 
-        It may cut short what the reading before it covered, so that one's old end counts too.
-        """
-        place = bisect_left(self.instants_us, ts_us)
-        before_us = self.instants_us[place - 1] if place else ts_us
-        after_us = self.instants_us[place + 1] if place + 1 < len(self.instants_us) else ts_us
-        reach_us = max(rules.hold_us, self.readings[ts_us].period_us)
-        return before_us, max(after_us, ts_us + reach_us, before_us + self.readings[before_us].period_us)
+    def keep(self, reading: Reading, forms: Forms) -> int:
+        """Keep a reading; returns the instant of the one before it. A correction takes the place of what was there."""
+        place = bisect_left(self.ts_us, reading.ts_us)
+        if place < len(self.ts_us) and self.ts_us[place] == reading.ts_us:
+            self.value[place], self.form[place] = reading.value, reading.form
+        else:
+            self.ts_us.insert(place, reading.ts_us)
+            self.value.insert(place, reading.value)
+            self.form.insert(place, reading.form)
+        self._note(reading.ts_us, reading.form, forms)
+        return self.ts_us[place - 1] if place else NO_INSTANT
 
-    def between(self, start_us: int, end_us: int, rules: GridRules) -> MeterReadings:
-        """The readings whose segments may touch [start_us, end_us): those inside and one neighbour on each side."""
-        reach_us = max(rules.hold_us, rules.max_gap_us)
-        first = max(bisect_left(self.instants_us, start_us - reach_us) - 1, 0)
-        last = bisect_left(self.instants_us, end_us) + 1
-        chosen = [self.readings[ts_us] for ts_us in self.instants_us[first:last]]
-        return MeterReadings(
-            np.array([r.ts_us for r in chosen], dtype=np.int64),
-            np.array([r.kilo_value for r in chosen], dtype=np.float64),
-            np.array([r.period_us for r in chosen], dtype=np.int64),
-            np.array([KINDS.index(r.kind) for r in chosen], dtype=np.int8),
-        )
+    def forget_before(self, place: int) -> None:
+        """Drop the readings before `place`."""
+        del self.ts_us[:place], self.value[:place], self.form[:place]
 
 
 class Meters:
     """All meters of the site, their recent readings and their closed intervals."""
 
-    def __init__(self, window: Window, rules: GridRules, *, lateness_us: int) -> None:
+    def __init__(self, window: Window, rules: GridRules, forms: Forms, *, lateness_us: int) -> None:
         self.window = window
         self.rules = rules
+        self.forms = forms
         self.lateness_us = lateness_us
         self.by_name: dict[str, Meter] = {}
         self.by_row: list[Meter] = []
 
-    def add(self, name: str) -> Meter:
+    def add(self, name: str, binding: MeterBinding) -> Meter:
         """A new meter without history."""
-        meter = Meter(name, self.window.add_row())
+        meter = Meter(name, self.window.add_row(), binding)
         self.by_name[name] = meter
         self.by_row.append(meter)
         return meter
-
-    def close_until(self, meter: Meter, number: int) -> int:
-        """Close the meter's intervals up to but not including `number`; returns how many."""
-        first = int(self.window.closed[meter.row])
-        count = number - first
-        if count > 0:
-            self.window.close(meter.row, self._loads(meter, first, count))
-        return max(count, 0)
-
-    def open_at(self, meter: Meter, first_us: int) -> None:
-        """Begin a meter's intervals with the one that holds `first_us`."""
-        self.window.closed[meter.row] = first_us // self.rules.step_us
-
-    def settle(self, meter: Meter, not_beyond: int) -> int:
-        """Close what the meter's own readings settle, at most up to interval `not_beyond`; returns how many."""
-        return self.close_until(meter, min(meter.settled_us // self.rules.step_us, not_beyond))
-
-    def revise(self, meter: Meter, ts_us: int) -> bool:
-        """Take a late or corrected reading into the closed intervals it touches; returns whether any changed."""
-        start_us, end_us = meter.touched_us(ts_us, self.rules)
-        first = start_us // self.rules.step_us
-        count = min(-(-end_us // self.rules.step_us), int(self.window.closed[meter.row])) - first
-        if count <= 0:
-            return False
-        return bool(len(self.window.revise(meter.row, first, self._loads(meter, first, count))))
 
     def is_open(self, meter: Meter) -> bool:
         """Whether the meter has begun."""
         return int(self.window.closed[meter.row]) != NEVER
 
-    def _loads(self, meter: Meter, first: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def open_at(self, meter: Meter, first_us: int) -> None:
+        """Begin a meter's intervals with the one that holds `first_us`."""
+        self.window.closed[meter.row] = first_us // self.rules.step_us
+
+    def close(self, wanted: Sequence[tuple[Meter, int]]) -> list[tuple[int, int, int]]:
+        """Close the intervals of each meter up to but not including a number, all in one pass.
+
+        Returns (row, first, count) of what was closed.
+        """
+        closed: list[tuple[int, int, int]] = []
+        spans: list[Span] = []
+        for meter, until in wanted:
+            first = int(self.window.closed[meter.row])
+            if until > first:
+                # What would leave the ring at once need not be computed.
+                start = max(first, until - self.window.width)
+                closed.append((meter.row, first, until - first))
+                spans.append(self.span(meter, start, until - start))
+        for (row, first, count), made in zip(closed, intervals_of_many(spans, self.rules), strict=True):
+            self.window.close(row, first + count, made)
+        return closed
+
+    def revise(self, meter: Meter, ts_us: int) -> tuple[int, int] | None:
+        """Take a late or corrected reading into the closed intervals it touches: (first, count) if any changed."""
+        start_us, end_us = self._touched_us(meter, ts_us)
+        closed = int(self.window.closed[meter.row])
+        first = max(start_us // self.rules.step_us, closed - self.window.width)
+        count = min(-(-end_us // self.rules.step_us), closed) - first
+        if count <= 0:
+            return None
+        (made,) = intervals_of_many([self.span(meter, first, count)], self.rules)
+        return (first, count) if self.window.revise(meter.row, first, made) else None
+
+    def span(self, meter: Meter, first: int, count: int) -> Span:
+        """Intervals `first` … of a meter and the readings whose segments may touch them, a neighbour on each side."""
         step_us = self.rules.step_us
-        readings = meter.between(first * step_us, (first + count) * step_us, self.rules)
-        loads_kw, _completeness = interval_loads(readings, first * step_us, count, self.rules)
-        return loads_kw
+        start_us, end_us = first * step_us, (first + count) * step_us
+        place = max(bisect_left(meter.ts_us, start_us - meter.reach_us) - 1, 0)
+        end = bisect_left(meter.ts_us, end_us) + 1
+        chosen = meter.form[place:end].tolist()
+        forms = self.forms
+        value = np.array(meter.value[place:end], dtype=np.float64)
+        readings = MeterReadings(
+            np.array(meter.ts_us[place:end], dtype=np.int64),
+            value * np.array([forms.to_kilo[form] for form in chosen], dtype=np.float64),
+            np.array([forms[form].period_us for form in chosen], dtype=np.int64),
+            np.array([forms.codes[form] for form in chosen], dtype=np.int8),
+        )
+        return Span(readings, start_us, count, meter.binding.limits)
+
+    def _touched_us(self, meter: Meter, ts_us: int) -> tuple[int, int]:
+        """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour.
+
+        It may cut short what the reading before it covered, so that one's old end counts too.
+        """
+        place = bisect_left(meter.ts_us, ts_us)
+        before = max(place - 1, 0)
+        before_us = meter.ts_us[before] if place else ts_us
+        after_us = meter.ts_us[place + 1] if place + 1 < len(meter.ts_us) else ts_us
+        period_us, before_period_us = (self.forms[meter.form[one]].period_us for one in (place, before))
+        return before_us, max(after_us, ts_us + max(self.rules.hold_us, period_us), before_us + before_period_us)
 
     def prune(self, meter: Meter, now_us: int) -> int:
         """Forget readings that can no longer change an interval; returns the instant before which they went.
@@ -133,8 +174,8 @@ class Meters:
         The last one before that stays: it may cover what comes after it.
         """
         closed_us = int(self.window.closed[meter.row]) * self.rules.step_us
-        reach_us = max(self.rules.hold_us, self.rules.max_gap_us) + self.rules.step_us
-        place = bisect_left(meter.instants_us, min(closed_us, now_us - self.lateness_us) - reach_us)
-        keep_from_us = meter.instants_us[max(place - 1, 0)]
-        meter.forget_before(keep_from_us)
-        return keep_from_us
+        settled_us = min(closed_us, now_us - self.lateness_us) - meter.reach_us - self.rules.step_us
+        place = max(bisect_left(meter.ts_us, settled_us) - 1, 0)
+        meter.forget_before(place)
+        meter.prune_at = max(PRUNED_FROM, 2 * len(meter.ts_us))
+        return meter.ts_us[0]

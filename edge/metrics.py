@@ -23,6 +23,7 @@ _COUNTERS = {
     "meters": ("metercast_meters_changed", "Meters that were retired", ("change",)),
     "control": ("metercast_control_messages", "Control messages that could not be read", ("result",)),
     "commits_failed": ("metercast_commits_failed", "Commits that had to be tried again", ()),
+    "gaps": ("metercast_gaps", "Times the oldest of a full outbox became a gap entry", ()),
     "epochs_renewed": ("metercast_epochs_renewed", "Times the ledger began anew, parted from central's", ()),
     "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
     "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
@@ -57,8 +58,10 @@ def _gauges(node: Node) -> Iterator[Sample]:
     yield Sample("gauge", "metercast_meters", "Meters known", node.site.rows, {})
     yield Sample("gauge", "metercast_outbox_batches", "Batches that wait for central", node.uplink.batches, {})
     yield Sample("gauge", "metercast_outbox_bytes", "Bytes that wait for central", node.uplink.size_bytes, {})
-    if node.clock_us != NO_INSTANT:
-        seconds = node.clock_us / SECOND_US
+    for bound, count in sorted(node.bounds.counts.items()):
+        yield Sample("counter", "metercast_bounds_reached", "Times a bound was reached", count, {"bound": bound})
+    if node.clock.latest_us != NO_INSTANT:
+        seconds = node.clock.latest_us / SECOND_US
         yield Sample("gauge", "metercast_watermark_timestamp_seconds", "Latest accepted reading", seconds, {})
     if node.rounds.last_origin_us:
         seconds = node.rounds.last_origin_us / SECOND_US

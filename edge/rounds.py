@@ -29,12 +29,15 @@ from edge.scoring import ROLES, Issued
 from edge.site import SiteState
 from edge.window import NEVER
 from shared.clock import iso
+from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
 from shared.params import Params
 from shared.topics import SiteTopics
 
 CHAMPION_ROLE: Final = ROLES.index("champion")
 CHALLENGER_ROLE: Final = ROLES.index("challenger")
+NO_LIMIT: Final = 2**62
+METERS_AT_ONCE: Final = 1000  # in one round: the features of all meters of a large site would not fit in memory
 _DECIMALS: Final = 4  # 0.1 W
 
 Ints = NDArray[np.int64]
@@ -81,9 +84,20 @@ class RoundMaker:
             self._made = np.concatenate([self._made, np.full(len(self._site.issued) - len(self._made), NEVER)])
         self._made[row] = self._site.issued[row] = self._site.delivered[row] = opened
 
-    def limit(self, row: int) -> int:
-        """How far a meter's intervals may close ahead of its forecasts without leaving a pending origin's window."""
-        return int(self._made[row]) + self._site.window.slack_steps
+    def reopen(self, row: int, number: int) -> None:
+        """The meter's intervals from `number` on are open again: its origins after that are yet to come."""
+        for origins in (self._made, self._site.issued, self._site.delivered):
+            origins[row] = min(int(origins[row]), number)
+
+    def limits(self, rows: Ints) -> Ints:
+        """How far meters' intervals may close ahead of their forecasts without leaving a pending origin's window.
+
+        Under the wall clock only the newest origin is made, so none is pending.
+        """
+        if self._params.clock == "wall":
+            return np.full(len(rows), NO_LIMIT)
+        limits: Ints = self._made[rows] + self._site.window.slack_steps
+        return limits
 
     def _due_rows(self) -> Ints:
         rows = self._site.active_rows
@@ -96,34 +110,33 @@ class RoundMaker:
         return bool(len(self._due_rows()))
 
     def make(self, changes: Changes, *, at_most: int, now_us: int) -> Made:
-        """Make up to `at_most` rounds, oldest origin first."""
+        """Make up to `at_most` rounds, oldest origin first, and no more forecasts than METERS_AT_ONCE and a round."""
         made = Made()
         for _ in range(at_most):
             rows = self._due_rows()
-            if not len(rows):
+            if not len(rows) or len(made.publications) >= METERS_AT_ONCE:
                 break
             origins = self._next_origins(rows)
             origin = int(origins.min())
-            self._round(rows[origins == origin], origin, now_us, changes, made)
+            self._round(rows[origins == origin][:METERS_AT_ONCE], origin, now_us, changes, made)
         return made
 
     def _next_origins(self, rows: Ints) -> Ints:
-        if self._params.clock == "event":
-            origins: Ints = self._made[rows] + 1
-            return origins
-        newest: Ints = self._site.window.closed[rows].copy()
-        self._counters["superseded", ""] += int((newest - self._made[rows] - 1).sum())
-        return newest
+        ahead = self._made[rows] + 1 if self._params.clock == "event" else self._site.window.closed[rows]
+        origins: Ints = ahead.copy()
+        return origins
 
     def _round(self, rows: Ints, origin: int, now_us: int, changes: Changes, made: Made) -> None:
         site, models = self._site, self._models
         fresh = rows[site.issued[rows] < origin]
-        for number in range(int(site.issued[fresh].min()) if len(fresh) else origin, origin):
+        oldest = int(site.issued[fresh].min()) if len(fresh) else origin
+        for number in range(max(oldest, origin - site.window.slack_steps), origin):
             self._score(fresh[site.issued[fresh] <= number], number, made.scores)
         origin_us = origin * site.step_us
         result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)
         self._issue(rows, fresh, origin, result, changes)
         made.publications += self._publications(rows, origin, result, now_us)
+        self._counters["superseded", ""] += int((origin - self._made[rows] - 1).sum())
         self._made[rows] = origin
         site.issued[fresh] = origin
         changes.meters |= set(rows.tolist())
@@ -193,12 +206,14 @@ class RoundMaker:
         origin_text, issued_text = iso(origin * self._site.step_us), iso(now_us)
         published: list[Publish] = []
         load_kw = np.round(result.load_kw, _DECIMALS)
+        flags = self._quality_flags(rows, origin)
         for index, row in enumerate(rows.tolist()):
             if result.rung[index] < 0:
                 continue
             rung = RUNGS[result.rung[index]]
             self._counters["forecasts", rung] += 1
             message = self._message(row, origin_text, issued_text, load_kw[index], rung, result, index)
+            message.quality.flags += flags[index]
             message.model = champion if rung == RUNGS[0] else None
             topic = self._topics.forecast(message.meter)
             published.append(
@@ -238,6 +253,15 @@ class RoundMaker:
             reason=result.reasons[index],
             quality=quality,
         )
+
+    def _quality_flags(self, rows: Ints, origin: int) -> list[list[str]]:
+        """What of the grid's flags holds for any interval of the day before the origin, by meter."""
+        site, per_day = self._site, self._site.steps_per_day
+        flags = site.window.flags_before(rows, origin, per_day)
+        stuck = stuck_steps(site.window.before(rows, origin)[:, -2 * per_day :], per_day)[:, -per_day:].any(axis=1)
+        together = np.where(stuck, flags | Flag.STUCK, flags)
+        names = {code: flag_names(code) for code in set(together.tolist())}
+        return [names[code] for code in together.tolist()]
 
     def _flags(self, modelled: bool) -> list[str]:
         """What a reader should know of the forecast's making."""

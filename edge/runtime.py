@@ -23,11 +23,15 @@ from edge.effects import (
     EpochRenewed,
     Event,
     ForecastsConfirmed,
+    GapMade,
+    HistoryArrived,
     KeepArtifacts,
+    MakeGap,
     Publish,
     RawMessage,
     ReadingsArrived,
     RenewEpoch,
+    RestoreArrived,
     SaveArtifact,
     Subscribe,
     Tick,
@@ -35,9 +39,10 @@ from edge.effects import (
 )
 from edge.incumbent import LOOK_S, STATUS_EVERY_S, require_free, require_not_replaced
 from edge.metrics import serve
+from edge.store import is_sound
 from shared import __version__
 from shared.clock import to_us, wall_now
-from shared.errors import StateError
+from shared.errors import StateDamaged, StateError
 from shared.messages import Status
 from shared.mqtt import Delivery, Incoming
 from shared.topics import parse_artifact_chunk
@@ -65,6 +70,7 @@ class Runtime:
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
         self._was_connected = False
+        self._state_said = ""
         self._behind_at_s = self._connected_at_s = time.monotonic()
 
     def stop(self) -> None:
@@ -122,7 +128,11 @@ class Runtime:
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
             self._handle(ReadingsArrived(tuple(map(_raw, readings))))
-        for message in messages:
+        others = [message for message in messages if topics.meter_of(message.topic) is None]
+        history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
+        if history:
+            self._handle(HistoryArrived(tuple(map(_raw, history))))
+        for message in others:
             if message.topic == topics.status and message.payload:
                 edge = self._edge
                 require_not_replaced(message.payload, topics, instance=edge.instance, started_at=edge.started_at)
@@ -135,6 +145,8 @@ class Runtime:
         topics = self._node.topics
         if message.topic == topics.acked:
             return AckedArrived(message.topic, message.payload)
+        if message.topic == topics.restore:
+            return RestoreArrived(message.topic, message.payload)
         if message.topic == topics.desired and message.payload:
             return DesiredArrived(message.topic, message.payload)
         chunk = parse_artifact_chunk(topics.root, message.topic)
@@ -152,6 +164,8 @@ class Runtime:
                     self._commit(changes)
                 case RenewEpoch(epoch):
                     self._renew_epoch(epoch)
+                case MakeGap():
+                    self._make_gap(effect)
                 case Publish():
                     self._publish(effect)
                 case Subscribe(topic_filter):
@@ -165,15 +179,36 @@ class Runtime:
 
     def _commit(self, changes: Changes) -> None:
         """Write, trying again for as long as it takes: until then nothing after it happens, nothing is acknowledged."""
+        failed = False
         while True:
             try:
                 self._edge.store.commit(changes, self._node.site)
-                return
+                break
+            except StateDamaged:
+                raise
             except StateError as error:
-                log.error("commit failed", extra={"reason": str(error)})
+                if not failed:
+                    log.error("commit failed, trying again until it can", extra={"reason": str(error)})
+                failed = True
                 self._node.counters["commits_failed", ""] += 1
+                self._node.bounds.reached("disk", str(error), to_us(wall_now()))
+                self._say_status_when_due()
                 if self._stop.wait(COMMIT_RETRY_S):
                     raise
+        if failed:
+            log.info("commits go on")
+
+    def _make_gap(self, effect: MakeGap) -> None:
+        """Give the oldest batches up; when that cannot be written now, the next batch asks for it again."""
+        first, last = effect.first, effect.last
+        site = self._edge.params.site
+        try:
+            size = self._edge.store.make_gap(first, last, site=site, reason=effect.reason, at_us=effect.at_us)
+        except StateError as error:
+            log.error("no gap yet", extra={"reason": str(error)})
+            return
+        self._handle(GapMade(first, last, size))
+        log.warning("gap", extra={"first": first, "last": last, "reason": effect.reason})
 
     def _renew_epoch(self, epoch: str) -> None:
         """Begin a new epoch; when that cannot be written now, central's next ack asks for it again."""
@@ -217,17 +252,27 @@ class Runtime:
         if not self._connection.connected:
             return
         uplink = self._edge.params.uplink
+        now_s = time.monotonic()
         due = self._node.uplink.due(
-            time.monotonic(), window=uplink.window, resend_after_s=uplink.resend_after.total_seconds()
+            now_s,
+            window=uplink.window,
+            resend_after_s=uplink.resend_after.total_seconds(),
+            connected_for_s=now_s - self._connected_at_s,
         )
         try:
-            bodies = [self._edge.store.outbox_body(seq) for seq in due]
+            for seq in due:
+                self._send(seq)
         except StateError as error:
             log.error("outbox not sent", extra={"reason": str(error)})
+
+    def _send(self, seq: int) -> None:
+        body = self._edge.store.outbox_body(seq)
+        if body is None:
             return
-        for body in bodies:
-            if body is not None:
-                self._connection.publish(self._node.topics.uplink, body)
+        if self._node.uplink.is_of_earlier_process(seq) and not is_sound(body):
+            self._make_gap(MakeGap(seq, seq, "the batch was damaged on disk", self._node.clock.received_us))
+            body = self._edge.store.outbox_body(seq) or b""
+        self._connection.publish(self._node.topics.uplink, body)
 
     # -- status --------------------------------------------------------------------------------------------------
 
@@ -237,14 +282,24 @@ class Runtime:
         self._was_connected = self._connection.connected
         if reconnected:  # first hear who else is here, then speak
             self._status_due_s = now_s + LOOK_S
-        if self._connection.connected and now_s >= self._status_due_s:
-            self._status_due_s = now_s + STATUS_EVERY_S
-            self._connection.publish(self._node.topics.status, self._status().encode(), retain=True)
+        if self._connection.inbox_full:
+            self._node.bounds.reached("inbox", "the inbox is full: the broker has to wait", to_us(wall_now()))
+        self._say_status_when_due()
         if reconnected:  # a broker that was killed has forgotten what it retained since it last saved
             self._carry_out([self._node.models.report()])
         if now_s >= self._stalled_due_s:
             self._stalled_due_s = now_s + STALLED_AFTER_S
             self._carry_out(self._node.models.stalled())
+
+    def _say_status_when_due(self) -> None:
+        """Every STATUS_EVERY_S, and at once when the state has changed."""
+        status, now_s = self._status(), time.monotonic()
+        if status.state != self._state_said and self._connected_at_s < now_s - LOOK_S:
+            self._status_due_s = min(self._status_due_s, now_s)
+        if self._connection.connected and now_s >= self._status_due_s:
+            self._status_due_s = now_s + STATUS_EVERY_S
+            self._state_said = status.state
+            self._connection.publish(self._node.topics.status, status.encode(), retain=True)
 
     def _status(self) -> Status:
         return self._node.status(instance=self._edge.instance, started_at=self._edge.started_at, version=__version__)

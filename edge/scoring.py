@@ -7,12 +7,12 @@ scored once, in the order of the origins, however the readings were batched.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.window import FIRST_ROWS
+from edge.window import FIRST_ROWS, grown
 from shared.params import SCORED_LEADS
 
 Ints = NDArray[np.int64]
@@ -51,22 +51,30 @@ class Scoreboard:
         self._depth = np.array(leads, dtype=np.int64) + 1
         self._offsets = np.concatenate([[0], np.cumsum(self._depth)[:-1]])
         self.slots = int(self._depth.sum())
-        self._origin: list[NDArray[np.int64]] = []
+        self._origin: list[NDArray[np.int32]] = []
         self._spread_kw: list[Loads] = []
         self._rung: list[NDArray[np.int8]] = []
-        self._version: list[NDArray[np.int64]] = []
+        self._version: list[NDArray[np.int32]] = []
+        self._rows: list[int] = []  # how many of each role's rows are set; beyond them memory is untouched
 
     def _reach(self, role: int, rows: int) -> None:
         while len(self._origin) <= role:
-            self._origin.append(np.full((FIRST_ROWS, self.slots), _NO_ORIGIN, dtype=np.int64))
-            self._spread_kw.append(np.full((FIRST_ROWS, self.slots, 3), np.nan, dtype=np.float32))
-            self._rung.append(np.zeros((FIRST_ROWS, self.slots), dtype=np.int8))
-            self._version.append(np.zeros((FIRST_ROWS, self.slots), dtype=np.int64))
-        while len(self._origin[role]) < rows:
-            self._origin[role] = np.concatenate([self._origin[role], np.full_like(self._origin[role], _NO_ORIGIN)])
-            for arrays in (self._spread_kw, self._rung, self._version):
-                grown: Any = np.concatenate([arrays[role], np.zeros_like(arrays[role])])
-                arrays[role] = grown
+            self._origin.append(np.empty((FIRST_ROWS, self.slots), dtype=np.int32))
+            self._spread_kw.append(np.empty((FIRST_ROWS, self.slots, 3), dtype=np.float32))
+            self._rung.append(np.empty((FIRST_ROWS, self.slots), dtype=np.int8))
+            self._version.append(np.empty((FIRST_ROWS, self.slots), dtype=np.int32))
+            self._rows.append(0)
+        held = self._rows[role]
+        if held >= rows:
+            return
+        if len(self._origin[role]) < rows:
+            self._origin[role] = grown(self._origin[role], held, rows, _NO_ORIGIN)
+            self._spread_kw[role] = grown(self._spread_kw[role], held, rows, np.nan)
+            self._rung[role] = grown(self._rung[role], held, rows, 0)
+            self._version[role] = grown(self._version[role], held, rows, 0)
+        else:
+            self._origin[role][held:rows] = _NO_ORIGIN
+        self._rows[role] = rows
 
     def _slots_of(self, origins: Ints) -> Ints:
         slots: Ints = self._offsets + origins % self._depth
@@ -84,11 +92,11 @@ class Scoreboard:
         self._rung[issued.role][place] = issued.rung[:, None]
         self._version[issued.role][place] = issued.version[:, None]
 
-    def due(self, role: int, rows: Ints, number: int) -> tuple[Ints, Ints, Loads, NDArray[np.int8], Ints]:
+    def due(self, role: int, rows: Ints, number: int) -> tuple[Ints, Ints, Loads, NDArray[np.int8], NDArray[np.int32]]:
         """What was issued for interval `number`: (index into rows, index into leads, spread [n, 3], rung, version)."""
         if role >= len(self._origin) or not len(rows):
             none = np.zeros(0, dtype=np.int64)
-            return none, none, np.zeros((0, 3), dtype=np.float32), none.astype(np.int8), none
+            return none, none, np.zeros((0, 3), dtype=np.float32), none.astype(np.int8), none.astype(np.int32)
         self._reach(role, int(rows.max()) + 1)
         origins = number - np.array(self.leads, dtype=np.int64) + 1
         place = (rows[:, None], self._slots_of(origins)[None, :])

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.meters import Meter, Meters
+from edge.forms import Forms
+from edge.meters import NO_INSTANT, Meter, Meters
 from edge.scoring import Scoreboard
-from edge.window import NEVER, Window
+from edge.window import NEVER, Window, grown
+from shared.bindings import Bindings
 from shared.clock import DAY_US
 from shared.features import window_steps
 from shared.grid import GridRules
 from shared.params import Params
 
-SLACK_DAYS = 10  # how far intervals may close ahead of the forecasts in a fast replay
+SLACK_DAYS = 2  # how far intervals may close ahead of the forecasts in a fast replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +38,40 @@ class Limits:
         return cls(*(round(span.total_seconds() * 1e6) for span in spans))
 
 
-class SiteState:
-    """Meters by row; `issued` and `delivered` hold origins: see edge/rounds.py."""
+def grid_rules(params: Params) -> GridRules:
+    """The rules of these parameters' grid."""
+    return GridRules.of(step=params.grid.step, hold=params.grid.hold, max_gap=params.grid.max_gap)
 
-    def __init__(self, params: Params, scoreboard: Scoreboard) -> None:
+
+class SiteState:
+    """Meters by row; `issued` and `delivered` hold origins: see edge/rounds.py. `settled_us` follows the meters'."""
+
+    def __init__(self, params: Params, scoreboard: Scoreboard, forms: Forms) -> None:
         step_s = params.step_s
+        self.name = params.site
         self.limits = Limits.of(params)
         self.step_us = step_s * 1_000_000
         self.steps_per_day = DAY_US // self.step_us
         self.window = Window(window_steps(step_s), SLACK_DAYS * self.steps_per_day)
-        rules = GridRules.of(step=params.grid.step, hold=params.grid.hold, max_gap=params.grid.max_gap)
-        self.meters = Meters(self.window, rules, lateness_us=self.limits.lateness_us)
+        self.forms = forms
+        self.meters = Meters(self.window, grid_rules(params), forms, lateness_us=self.limits.lateness_us)
+        self.bindings = Bindings(params.meters)
         self.scoreboard = scoreboard
-        self.issued: NDArray[np.int64] = np.full(len(self.window.closed), NEVER, dtype=np.int64)
+        rows = len(self.window.closed)
+        self.issued: NDArray[np.int64] = np.full(rows, NEVER, dtype=np.int64)
         self.delivered: NDArray[np.int64] = self.issued.copy()
-        self.retired: NDArray[np.bool_] = np.zeros(len(self.window.closed), dtype=np.bool_)
+        self.settled_us: NDArray[np.int64] = np.full(rows, NO_INSTANT, dtype=np.int64)
+        self.retired: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
 
     def add_meter(self, name: str) -> Meter:
         """A new meter; every per-meter array grows with the window."""
-        meter = self.meters.add(name)
+        meter = self.meters.add(name, self.bindings.of(self.name, name))
         if len(self.issued) < len(self.window.closed):
-            self.issued = np.concatenate([self.issued, np.full_like(self.issued, NEVER)])
-            self.delivered = np.concatenate([self.delivered, np.full_like(self.delivered, NEVER)])
-            self.retired = np.concatenate([self.retired, np.zeros_like(self.retired)])
+            held, rows = len(self.issued), len(self.window.closed)
+            self.issued = grown(self.issued, held, rows, NEVER)
+            self.delivered = grown(self.delivered, held, rows, NEVER)
+            self.settled_us = grown(self.settled_us, held, rows, NO_INSTANT)
+            self.retired = grown(self.retired, held, rows, False)
         return meter
 
     @property
@@ -71,3 +84,8 @@ class SiteState:
         """Rows of meters that are not retired."""
         rows: NDArray[np.int64] = np.flatnonzero(~self.retired[: self.rows])
         return rows
+
+    @property
+    def empty(self) -> bool:
+        """Whether no meter has a closed interval."""
+        return not np.any(self.window.closed[: self.rows] != NEVER)

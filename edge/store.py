@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -17,22 +18,33 @@ import numpy as np
 
 from edge.changes import Changes
 from edge.dialects.native import Reading
+from edge.forms import Form
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
-from shared.errors import MessageRefused, StateError
-from shared.grid import KINDS
-from shared.messages import Uplink
+from shared.clock import iso
+from shared.errors import MessageRefused, StateDamaged, StateError
+from shared.grid import KINDS, Flag
+from shared.messages import GAP_COLUMNS, Uplink, columns_of
 
 DATABASE: Final = "edge.sqlite"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
+# What stands in a gap's `meter_id` where it is no meter: none of these is a meter's id.
+OTHERS: Final = "*"
+LETTERS: Final = "*deadletter"
+UNREADABLE: Final = "*unreadable"
+CHECKPOINT_PAGES: Final = 4000  # 16 MB of log between two checkpoints, each of which waits for the disk
 _TABLES: Final = """
 CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meters(
     row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, closed INTEGER NOT NULL, settled_us INTEGER NOT NULL,
     latest_us INTEGER NOT NULL, issued INTEGER NOT NULL, delivered INTEGER NOT NULL, retired INTEGER NOT NULL);
+CREATE TABLE forms(
+    form INTEGER PRIMARY KEY, unit TEXT NOT NULL, kind INTEGER NOT NULL, period_us INTEGER NOT NULL,
+    quality TEXT NOT NULL);
 CREATE TABLE readings(
-    meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, unit TEXT NOT NULL, kind INTEGER NOT NULL,
-    period_us INTEGER NOT NULL, quality TEXT NOT NULL, PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
+    meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, form INTEGER NOT NULL,
+    PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
 CREATE TABLE history(meter INTEGER NOT NULL, day INTEGER NOT NULL, load_kw BLOB NOT NULL, PRIMARY KEY(meter, day))
     WITHOUT ROWID;
 CREATE TABLE issued(
@@ -71,6 +83,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA busy_timeout=5000")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._create_or_check(folder)
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"edge.state_dir {folder}: {error}") from error
@@ -112,6 +125,12 @@ class Store:
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
     @property
+    def forms(self) -> list[Form]:
+        """The forms of the readings that are kept, by number."""
+        rows = self._db.execute("SELECT unit, kind, period_us, quality FROM forms ORDER BY form")
+        return [Form(unit, KINDS[kind], period_us, quality) for unit, kind, period_us, quality in rows]
+
+    @property
     def arrivals(self) -> dict[int, bytes]:
         """Packet id → digest of committed payloads without `ts`."""
         return dict(self._db.execute("SELECT mid, digest FROM arrivals"))
@@ -125,12 +144,14 @@ class Store:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise StateError(f"the state database cannot be written: {error}") from error
+            kind = StateDamaged if _is_damage(error) else StateError
+            raise kind(f"the state database cannot be written: {error}") from error
 
     def _write(self, changes: Changes, site: SiteState) -> None:
         many = self._db.executemany
         many("INSERT OR REPLACE INTO facts VALUES(?, ?)", changes.facts.items())
-        many("INSERT OR REPLACE INTO readings VALUES(?,?,?,?,?,?,?)", map(_reading_row, changes.readings))
+        many("INSERT OR REPLACE INTO forms VALUES(?,?,?,?,?)", map(_form_row, changes.forms))
+        many("INSERT OR REPLACE INTO readings VALUES(?,?,?,?)", changes.readings)
         many("DELETE FROM readings WHERE meter = ? AND ts_us < ?", changes.forgotten_before_us.items())
         many("INSERT OR REPLACE INTO history VALUES(?,?,?)", _history_rows(changes, site))
         many("INSERT OR REPLACE INTO issued VALUES(?,?,?,?,?,?)", _issued_rows(changes.issued))
@@ -174,25 +195,86 @@ class Store:
             raise StateError(f"the outbox cannot be numbered anew: {error}") from error
         return self.outbox_index()
 
+    def make_gap(self, first: int, last: int, *, site: str, reason: str, at_us: int) -> int:
+        """Put one gap entry, numbered `last`, in the place of the batches `first` … `last`; returns its size.
+
+        One transaction; raises StateError. Batches that cannot be read any more are counted as lost without a number.
+        """
+        lost: Counter[str] = Counter()
+        from_seq = first
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for (body,) in self._db.execute("SELECT body FROM outbox WHERE seq BETWEEN ? AND ?", (first, last)):
+                readings, earlier = _given_up(body)
+                lost.update(readings)
+                from_seq = min(from_seq, *earlier) if earlier else from_seq
+            batch = _gap(site, self.facts["epoch"], (from_seq, last), lost, reason, at_us)
+            self._db.execute("DELETE FROM outbox WHERE seq BETWEEN ? AND ?", (first, last))
+            self._db.execute("INSERT INTO outbox VALUES(?, ?)", (last, batch))
+            self._db.execute("COMMIT")
+        except (sqlite3.Error, KeyError) as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StateError(f"no gap can be written into the outbox: {error}") from error
+        return len(batch)
+
     def load_site(self, site: SiteState) -> None:
         """Fill an empty site with what the last commit left."""
         try:
             for line in self._db.execute("SELECT * FROM meters ORDER BY row"):
                 _load_meter(site, line)
-            for meter, ts_us, value, unit, kind, period_us, quality in self._db.execute("SELECT * FROM readings"):
-                held = site.meters.by_row[meter]
-                held.keep(Reading(held.name, ts_us, value, unit, KINDS[kind], period_us, quality))
-            for meter, day, load_kw in self._db.execute("SELECT * FROM history"):
-                _load_day(site, meter, day, load_kw)
+            for meter, ts_us, value, form in self._db.execute("SELECT * FROM readings ORDER BY meter, ts_us"):
+                site.meters.by_row[meter].append(Reading(ts_us, value, form), site.forms)
+            for meter in site.meters.by_row:
+                site.settled_us[meter.row] = meter.settled_us
+            for row, day, held in self._db.execute("SELECT * FROM history"):
+                _load_day(site, row, day, held)
             for line in self._db.execute("SELECT * FROM issued ORDER BY origin"):
                 site.scoreboard.put(_issued_from(line, site.scoreboard))
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 
 
-def _reading_row(entry: tuple[int, Reading]) -> tuple[object, ...]:
-    row, r = entry
-    return row, r.ts_us, r.value, r.unit, KINDS.index(r.kind), r.period_us, r.quality
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_sound(body: bytes) -> bool:
+    """Whether a batch reads back as it was written: gzip carries a checksum."""
+    try:
+        Uplink.decompress(body, "the outbox")
+    except MessageRefused:
+        return False
+    return True
+
+
+def _given_up(body: bytes) -> tuple[dict[str, int], list[int]]:
+    """How many readings of each meter a batch holds, and where gaps in it begin."""
+    try:
+        kinds = Uplink.decompress(body, "the outbox").kinds
+    except MessageRefused:
+        return {UNREADABLE: 1}, []
+    counts = Counter(kinds.get("readings", {}).get("meter_id", []))
+    counts[LETTERS] += sum(kinds.get("dead_letters", {}).get("count", []))
+    gaps = kinds.get("gaps", {})
+    for meter, readings in zip(gaps.get("meter_id", []), gaps.get("readings", []), strict=True):
+        counts[meter] += readings
+    return +counts, gaps.get("from_seq", [])
+
+
+def _gap(site: str, epoch: str, span: tuple[int, int], lost: Counter[str], reason: str, at_us: int) -> bytes:
+    """The batch that stands for those of `span`; of very many meters the least are told together."""
+    told = lost.most_common(GAP_METERS_AT_MOST)
+    rest = lost.total() - sum(count for _meter, count in told)
+    rows = [(*span, meter, count, reason, at_us) for meter, count in [*told, *([(OTHERS, rest)] if rest else [])]]
+    rows = rows or [(*span, OTHERS, 0, reason, at_us)]
+    kinds = {"gaps": columns_of(GAP_COLUMNS, rows)}
+    return Uplink(site=site, epoch=epoch, seq=span[1], at=iso(at_us), kinds=kinds).compress()
+
+
+def _form_row(entry: tuple[int, Form]) -> tuple[object, ...]:
+    number, form = entry
+    return number, form.unit, form.code, form.period_us, form.quality
 
 
 def _meter_row(site: SiteState, row: int) -> tuple[object, ...]:
@@ -207,19 +289,21 @@ def _oldest_day(site: SiteState, row: int) -> int:
 
 
 def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, bytes]]:
-    """Each touched day of the ring as one blob; slots not yet closed are NaN."""
-    per_day = site.steps_per_day
-    days = {
-        (row, day)
-        for row, first, count in changes.closed
-        for day in range(first // per_day, (first + count - 1) // per_day + 1)
-    }
-    for row, day in days:
+    """Each touched day of the ring as one blob, loads then flags; slots not yet closed are NaN."""
+    per_day, window = site.steps_per_day, site.window
+    touched: dict[int, set[int]] = {}
+    for row, first, count in changes.closed:
+        for day in range(first // per_day, (first + count - 1) // per_day + 1):
+            touched.setdefault(day, set()).add(row)
+    for day, rows in touched.items():
+        place = np.fromiter(rows, dtype=np.int64, count=len(rows))[:, None]
         numbers = np.arange(day * per_day, (day + 1) * per_day)
-        closed = int(site.window.closed[row])
-        held = (numbers < closed) & (numbers >= closed - site.window.width)
-        load_kw = np.where(held, site.window.load_kw[row, numbers % site.window.width], np.nan)
-        yield row, day, load_kw.astype(np.float32).tobytes()
+        closed = window.closed[place]
+        held = (numbers < closed) & (numbers >= closed - window.width)
+        load_kw = np.where(held, window.load_kw[place, numbers % window.width], np.float32(np.nan))
+        flags = np.where(held, window.flags[place, numbers % window.width], np.uint8(Flag.GAP))
+        for row, loads, told in zip(rows, load_kw, flags, strict=True):
+            yield row, day, loads.tobytes() + told.tobytes()
 
 
 def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, int]) -> None:
@@ -232,11 +316,14 @@ def _load_meter(site: SiteState, line: tuple[int, str, int, int, int, int, int, 
     site.retired[row] = bool(retired)
 
 
-def _load_day(site: SiteState, row: int, day: int, load_kw: bytes) -> None:
-    numbers = np.arange(day * site.steps_per_day, (day + 1) * site.steps_per_day)
-    closed = int(site.window.closed[row])
-    held = (numbers < closed) & (numbers >= closed - site.window.width)
-    site.window.load_kw[row, numbers[held] % site.window.width] = np.frombuffer(load_kw, dtype=np.float32)[held]
+def _load_day(site: SiteState, row: int, day: int, blob: bytes) -> None:
+    window, per_day = site.window, site.steps_per_day
+    numbers = np.arange(day * per_day, (day + 1) * per_day)
+    closed = int(window.closed[row])
+    held = (numbers < closed) & (numbers >= closed - window.width)
+    columns = numbers[held] % window.width
+    window.load_kw[row, columns] = np.frombuffer(blob, dtype=np.float32, count=per_day)[held]
+    window.flags[row, columns] = np.frombuffer(blob, dtype=np.uint8, offset=4 * per_day)[held]
 
 
 def _issued_rows(issued: Iterable[Issued]) -> Iterator[tuple[object, ...]]:

@@ -1,19 +1,22 @@
 """The edge's half of the ledger: numbered batches that wait on disk until central has them in the record.
 
 Invariants: within an epoch numbers rise by one and are never used twice; a batch leaves the outbox only when central's
-ack covers it; at most `window` batches are under way at once, and those unanswered are sent again.
+ack covers it, or when a gap entry takes its place; at most `window` batches are under way at once, and those unanswered
+are sent again; no number given in this process is sent before we have heard how far central's record is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Final
 
 from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
 
 Kinds = Mapping[str, dict[str, list[Any]]]
 DOUBLINGS_AT_MOST: Final = 5
+UNHEARD_AT_MOST_S: Final = 5.0  # connected for so long and no word of central's: there is nothing to be heard
+EMPTIED_TO: Final = 0.9  # of a full outbox: so that gaps are few
 _ROWS_AT_MOST: Final = 10_000
 
 
@@ -27,6 +30,10 @@ class UplinkLedger:
         self._waiting = dict(waiting)
         self._sent_s: dict[int, float] = {}
         self._sendings: dict[int, int] = {}
+        self._size_bytes = sum(self._waiting.values())
+        self._begun_at = next_seq  # numbers from here on were given by this process
+        self._sent_up_to = next_seq - 1
+        self._heard = False
 
     @property
     def batches(self) -> int:
@@ -36,7 +43,7 @@ class UplinkLedger:
     @property
     def size_bytes(self) -> int:
         """Their size."""
-        return sum(self._waiting.values())
+        return self._size_bytes
 
     def enqueue(self, kinds: Kinds, at: str) -> list[tuple[int, bytes]]:
         """Number and compress rows into as many batches as their size needs; returns (seq, body) to commit."""
@@ -49,6 +56,7 @@ class UplinkLedger:
             first, second = _halves(filled, rows)
             return self.enqueue(first, at) + self.enqueue(second, at)
         self._waiting[self.next_seq] = len(body)
+        self._size_bytes += len(body)
         self.next_seq += 1
         return [(self.next_seq - 1, body)]
 
@@ -56,38 +64,76 @@ class UplinkLedger:
         """The batches that are now in the record and leave the outbox; acks of another epoch are ignored."""
         if acked.epoch != self.epoch:
             return []
+        self._heard = True
         self._sendings.clear()  # central is there: no reason to hold back
-        recorded = [seq for seq in self._waiting if seq <= acked.seq]
+        recorded = list(takewhile(lambda seq: seq <= acked.seq, self._waiting))
         for seq in recorded:
-            del self._waiting[seq]
-            self._sent_s.pop(seq, None)
+            self._drop(seq)
         for first, last in acked.missing:
             for seq in [seq for seq in self._sent_s if first <= seq <= last]:
                 del self._sent_s[seq]
         return recorded
 
+    def _drop(self, seq: int) -> None:
+        self._size_bytes -= self._waiting.pop(seq)
+        self._sent_s.pop(seq, None)
+        self._sendings.pop(seq, None)
+
+    def overflow(self, max_bytes: int) -> tuple[int, int] | None:
+        """The oldest batches (first, last) that must give way to a gap entry, None while there is room.
+
+        Those under way stay: they may be in the record already.
+        """
+        if self._size_bytes <= max_bytes:
+            return None
+        waiting = [seq for seq in self._waiting if seq not in self._sent_s]
+        left, chosen = self._size_bytes, 0
+        while chosen < len(waiting) - 1 and left > EMPTIED_TO * max_bytes:
+            left -= self._waiting[waiting[chosen]]
+            chosen += 1
+        return (waiting[0], waiting[chosen - 1]) if chosen else None
+
+    def gap_made(self, first: int, last: int, size: int) -> None:
+        """A gap entry of `size` bytes under number `last` has taken the place of `first` … `last`."""
+        for seq in [seq for seq in self._waiting if first <= seq <= last]:
+            if seq != last:
+                self._drop(seq)
+        self._size_bytes += size - self._waiting[last]
+        self._waiting[last] = size
+
     def disowned_by(self, acked: Acked) -> bool:
         """Whether central and we no longer mean the same batches by this epoch's numbers.
 
-        Central has more than we ever numbered (our disk is an old image), or wants all up to our oldest batch, which we
+        Central has more than we ever sent (our disk is an old image), or wants all up to our oldest batch, which we
         were told is recorded (its record is an old one). Only a new epoch helps. An old ack that comes again never
         wants the batch just before our oldest: to have dropped that, we had seen a later one.
         """
         oldest = next(iter(self._waiting), self.next_seq)
         wants_dropped = any(first < oldest <= last + 1 for first, last in acked.missing)
-        return acked.epoch == self.epoch and (acked.seq >= self.next_seq or wants_dropped)
+        return acked.epoch == self.epoch and (acked.seq > self._sent_up_to or wants_dropped)
 
     def renew(self, epoch: str, waiting: Sequence[tuple[int, int]]) -> None:
         """Go on under a new epoch, in which the waiting batches are numbered from 1."""
         self.epoch, self._waiting, self._sent_s, self._sendings = epoch, dict(waiting), {}, {}
-        self.next_seq = len(waiting) + 1
+        self._size_bytes = sum(self._waiting.values())
+        self.next_seq = self._begun_at = len(waiting) + 1
+        self._sent_up_to, self._heard = 0, True  # nobody has used a number of this epoch before
 
-    def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
+    def is_of_earlier_process(self, seq: int) -> bool:
+        """Whether a batch was written before this process began, so that its disk may have spoilt it since."""
+        return seq < self._begun_at
+
+    def due(
+        self, monotonic_s: float, *, window: int, resend_after_s: float, connected_for_s: float = UNHEARD_AT_MOST_S
+    ) -> list[int]:
         """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long.
 
         Each sending without an answer doubles the wait: what central is not there to take would fill the broker.
         """
-        due = [seq for seq in islice(self._waiting, window) if self._is_due(seq, monotonic_s, resend_after_s)]
+        self._heard = self._heard or connected_for_s >= UNHEARD_AT_MOST_S
+        oldest = [seq for seq in islice(self._waiting, window) if self._heard or seq < self._begun_at]
+        due = [seq for seq in oldest if self._is_due(seq, monotonic_s, resend_after_s)]
+        self._sent_up_to = max(self._sent_up_to, *due) if due else self._sent_up_to
         for seq in due:
             self._sent_s[seq] = monotonic_s
             self._sendings[seq] = self._sendings.get(seq, 0) + 1

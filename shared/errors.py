@@ -7,6 +7,7 @@
     ├── ModelRefused               a manifest or artifact failed a check; the running model stays
     ├── RecordError                the record cannot be read or written
     ├── StateError                 the edge's own state cannot be read or written
+    │   └── StateDamaged           it is damaged: the next start quarantines it and saves what is left
     ├── DataFileError              a file given on the command line cannot be used
     ├── BrokerUnreachable          no connection to the MQTT broker
     └── SiteTaken                  another edge serves this site
@@ -45,6 +46,10 @@ class RecordError(MetercastError):
 
 class StateError(MetercastError):
     """The edge's state database cannot be read or written."""
+
+
+class StateDamaged(StateError):
+    """The edge's state database is damaged; a new start quarantines it and saves what is left."""
 
 
 class DataFileError(MetercastError):

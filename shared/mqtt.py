@@ -9,11 +9,10 @@ beyond it is dropped and counted.
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared.errors import BrokerUnreachable
+from shared.inbox import Inbox
+from shared.packets import Incoming
 from shared.params import MqttParams
+from shared.wire import Wire
+
+__all__ = ["Connection", "Delivery", "Incoming", "Will"]
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +39,45 @@ OUTGOING_LIMIT: Final = 20_000  # paho's own default is no limit: memory without
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message as it came; `connection` tells on which connect, so that no later one is acknowledged in its stead.
-
-    `size` is what was sent; of more than the connection's `keep_bytes` only the beginning is in `payload`.
-    """
-
-    topic: str
-    payload: bytes
-    size: int
-    qos: int
-    retain: bool
-    mid: int
-    dup: bool
-    connection: int
-
-
-@dataclass(frozen=True, slots=True)
 class Will:
     """What the broker publishes, retained, when we vanish."""
 
     topic: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A broker's answer to our CONNECT: its reason code (0 accepts us), and its limits.
+
+    Invariant: what the broker left out is what MQTT 5 says it means then.
+    """
+
+    reason_code: int
+    reason: str
+    session_present: bool
+    session_expiry_s: int
+    receive_maximum: int
+    max_packet_bytes: int | None
+    max_qos: int
+    retain: bool
+    wildcards: bool
+
+    @classmethod
+    def of(cls, reason: ReasonCode, flags: ConnectFlags, properties: Properties | None, asked_expiry_s: int) -> Granted:
+        """As paho hands it over; the expiry is what we asked for unless the broker says another."""
+        said = vars(properties) if properties else {}
+        return cls(
+            reason_code=reason.value,
+            reason=str(reason),
+            session_present=flags.session_present,
+            session_expiry_s=said.get("SessionExpiryInterval", asked_expiry_s),
+            receive_maximum=said.get("ReceiveMaximum", 65_535),
+            max_packet_bytes=said.get("MaximumPacketSize"),
+            max_qos=said.get("MaximumQoS", 2),
+            retain=bool(said.get("RetainAvailable", 1)),
+            wildcards=bool(said.get("WildcardSubscriptionAvailable", 1)),
+        )
 
 
 class Delivery:
@@ -92,29 +113,29 @@ class Connection:
         filters: Sequence[str] = (),
         will: Will | None = None,
         keep_bytes: int = 1_048_576,
+        inbox_bytes: int = 67_108_864,
+        keepalive_s: int = 30,
         lasting: bool = True,
     ) -> None:
         self._params = params
         self._session_expiry_s = int(params.session_expiry.total_seconds()) if lasting else 0
         self._keep_bytes = keep_bytes
+        self._keepalive_s = keepalive_s
         self._filters = {name: SubscribeOptions(qos=1) for name in filters}
-        self._inbox: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
-        self._connections = 0
+        self._inbox = Inbox(at_most=params.receive_maximum, at_most_bytes=inbox_bytes)
+        self._connects = 0
         self._up = threading.Event()
         self._refusal = ""
-        self.dropped = 0
+        self._granted: Granted | None = None
         self._client = self._make_client(client_id)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
 
-    def _make_client(self, client_id: str) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
-        )
+    def _make_client(self, client_id: str) -> _Client:
+        client = _Client(client_id, self._inbox, self._keep_bytes)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        client.on_socket_open = _without_nagle
         client.reconnect_delay_set(min_delay=1, max_delay=RECONNECT_AT_MOST_S)
         client.max_queued_messages_set(OUTGOING_LIMIT)
         if self._params.username:
@@ -132,7 +153,11 @@ class Connection:
         where = f"{self._params.host}:{self._params.port}"
         try:
             self._client.connect(
-                self._params.host, self._params.port, keepalive=30, clean_start=False, properties=properties
+                self._params.host,
+                self._params.port,
+                keepalive=self._keepalive_s,
+                clean_start=False,
+                properties=properties,
             )
         except (OSError, ValueError) as error:
             raise BrokerUnreachable(f"mqtt.host {where}: {error}") from error
@@ -154,28 +179,41 @@ class Connection:
     @property
     def connects(self) -> int:
         """How often the broker has accepted us: what it kept of ours may be gone after each."""
-        return self._connections
+        return self._connects
+
+    @property
+    def granted(self) -> Granted | None:
+        """What the broker answered to our latest CONNECT, be it yes or no; None before any answer."""
+        return self._granted
 
     def receive(self, limit: int, timeout_s: float) -> list[Incoming]:
         """Up to `limit` messages in order; waits at most `timeout_s` for the first."""
-        batch: list[Incoming] = []
-        try:
-            batch.append(self._inbox.get(timeout=timeout_s))
-            while len(batch) < limit:
-                batch.append(self._inbox.get_nowait())
-        except queue.Empty:
-            pass
-        return batch
+        return self._inbox.take(limit, timeout_s)
 
     @property
     def waiting(self) -> int:
         """Messages received and not yet taken."""
-        return self._inbox.qsize()
+        return len(self._inbox)
 
-    def acknowledge(self, messages: Iterable[Incoming]) -> None:
+    @property
+    def dropped(self) -> int:
+        """QoS 0 messages that came when no more could wait, so far."""
+        return self._inbox.dropped
+
+    @property
+    def inbox_full(self) -> bool:
+        """Whether the payloads that wait have reached their bound, so that nothing more is read from the broker."""
+        return self._inbox.full
+
+    def acknowledge(self, messages: Sequence[Incoming]) -> None:
         """Tell the broker that these are safe, in order; those of an earlier connection are left out."""
+        wire = self._client.wire
+        if wire is None:
+            return
+        number = wire.number
+        wire.acknowledge([message.mid for message in messages if message.qos == 1 and message.connection == number])
         for message in messages:
-            if message.qos and message.connection == self._connections:
+            if message.qos == 2 and message.connection == number:
                 self._client.ack(message.mid, message.qos)
 
     def publish(
@@ -204,13 +242,14 @@ class Connection:
             self._client.unsubscribe(name)
 
     def _on_connect(
-        self, client: Client, _userdata: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
+        self, client: Client, _userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        self._granted = Granted.of(reason, flags, properties, self._session_expiry_s)
         if reason.is_failure:
             self._refusal = f"the broker refused us: {reason}"
             log.warning("connect refused", extra={"reason": str(reason)})
             return
-        self._connections += 1
+        self._connects += 1
         if self._filters:
             client.subscribe(list(self._filters.items()))
         self._up.set()
@@ -228,26 +267,62 @@ class Connection:
         log.info("disconnected", extra={"reason": str(reason)})
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        if message.qos == 0 and self._inbox.qsize() >= self._params.receive_maximum:
-            self.dropped += 1
-            return
-        self._inbox.put(
-            Incoming(
-                topic=message.topic,
-                payload=bytes(message.payload[: self._keep_bytes]),
-                size=len(message.payload),
-                qos=message.qos,
-                retain=message.retain,
-                mid=message.mid,
-                dup=message.dup,
-                connection=self._connections,
+        """Take what the wire leaves to paho: QoS 2, which we never ask for."""
+        wire = self._client.wire
+        if wire is not None:
+            payload = bytes(message.payload[: self._keep_bytes])
+            size, number = len(message.payload), wire.number
+            self._inbox.put(
+                [
+                    Incoming(
+                        _topic(message), payload, size, message.qos, message.retain, message.mid, message.dup, number
+                    )
+                ]
             )
+
+
+class _Client(Client):
+    """paho on a `Wire` in place of each socket it opens."""
+
+    def __init__(self, client_id: str, inbox: Inbox, keep_bytes: int) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
         )
+        self._inbox = inbox
+        self._keep_bytes = keep_bytes
+        self._wires = 0
+
+    @property
+    def wire(self) -> Wire | None:
+        """That of the connection that stands or is being made; None when there is none."""
+        current = self.socket()
+        return current if isinstance(current, Wire) else None
+
+    def want_write(self) -> bool:
+        """Whether paho or the wire has something to send."""
+        wire = self.wire
+        return super().want_write() or (wire is not None and wire.unsent)
+
+    def loop_write(self) -> MQTTErrorCode:
+        """Send paho's packets, as many as there are, in one write."""
+        code = super().loop_write()
+        wire = self.wire
+        if wire is not None:
+            wire.flush()
+        return code
+
+    def _create_socket(self) -> Wire:
+        opened = super()._create_socket()
+        assert isinstance(opened, socket.socket)
+        self._wires += 1
+        return Wire(opened, number=self._wires, inbox=self._inbox, keep_bytes=self._keep_bytes)
 
 
-def _without_nagle(_client: Client, _userdata: Any, opened: Any) -> None:
-    # 40 ms a round trip otherwise: Nagle waits for the delayed ACK of the other side.
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _topic(message: MQTTMessage) -> str:
+    try:
+        return message.topic
+    except UnicodeDecodeError:
+        return "\N{REPLACEMENT CHARACTER}"
 
 
 def _password(file: str) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from shared.clock import format_duration, parse_duration
+from shared.clock import duration_us, format_duration, parse_duration
+from shared.grid import UNITS, Kind, MeterLimits
 from shared.topics import RESERVED_SITES, is_site_id
 
 STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), "1h": timedelta(hours=1)}
@@ -70,8 +72,12 @@ ScoredLead = Annotated[timedelta, BeforeValidator(_scored_lead), PlainSerializer
 FilePath = Annotated[Path, BeforeValidator(_path), PlainSerializer(_with_tilde)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+LONGEST_PERIOD: Final = timedelta(hours=24)  # of an energy reading
 LONGEST_HORIZON: Final = timedelta(hours=48)  # the features reach no further
 STATE_HOME: Final = Path("~/.local/state/metercast")
+
+
+_GLOB: Final = r"^[A-Za-z0-9_.:*?\[\]!-]{1,128}$"  # what may match an id
 
 
 class Section(BaseModel):
@@ -129,6 +135,56 @@ class GridParams(Section):
     max_gap: Duration = Field(timedelta(hours=6), description="longest gap of a register that is interpolated")
 
 
+class MeterBinding(Section):
+    """What is known of meters beyond their messages; a message that says otherwise of unit, kind or period is right."""
+
+    meter: str = Field(description="glob of the ids of the meters, such as plug-*", pattern=_GLOB)
+    site: str = Field("*", description="glob of the ids of their sites", pattern=_GLOB)
+    unit: Literal["W", "kW", "MW", "Wh", "kWh", "MWh"] | None = Field(
+        None, description="unit of values sent without one: W, kW, MW, Wh, kWh or MWh"
+    )
+    kind: Kind | None = Field(
+        None, description="what values sent without a kind are: power, energy or register; Wh, kWh and MWh need it"
+    )
+    period: Duration | None = Field(
+        None, description="how long an energy value sent without period_s covers; default grid.step"
+    )
+    register_max_kwh: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="where the register begins at 0 again: 100000 for five digits"
+    )
+    min_kw: float | None = Field(None, allow_inf_nan=False, description="a lower load is left out as implausible")
+    max_kw: float | None = Field(None, allow_inf_nan=False, description="a higher load is left out as implausible")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> MeterBinding:
+        if self.unit is not None and self.kind is None and len(UNITS[self.unit].kinds) > 1:
+            raise ValueError(f"kind is missing: {self.unit} may be {' or '.join(UNITS[self.unit].kinds)}")
+        if self.unit is not None and self.kind is not None and self.kind not in UNITS[self.unit].kinds:
+            raise ValueError(f"kind {self.kind} does not go with unit {self.unit}")
+        if self.period is not None and not timedelta(seconds=1) <= self.period <= LONGEST_PERIOD:
+            raise ValueError(f"period {format_duration(self.period)} is not within 1s and 24h")
+        if self.min_kw is not None and self.max_kw is not None and not self.min_kw < self.max_kw:
+            raise ValueError(f"min_kw {self.min_kw:g} is not below max_kw {self.max_kw:g}")
+        return self
+
+    @cached_property
+    def limits(self) -> MeterLimits:
+        """What is possible at these meters."""
+        return MeterLimits(self.register_max_kwh, self.min_kw, self.max_kw)
+
+    def kind_of(self, unit: str) -> Kind | None:
+        """What a value in `unit` sent without a kind is: the only kind of that unit, else ours; None if not told."""
+        kinds = UNITS[unit].kinds
+        if len(kinds) == 1:
+            return kinds[0]
+        return self.kind if self.kind in kinds else None
+
+    @cached_property
+    def period_us(self) -> int | None:
+        """`period` in microseconds."""
+        return None if self.period is None else duration_us(self.period)
+
+
 class ForecastParams(Section):
     """What is forecast."""
 
@@ -155,6 +211,11 @@ class EdgeParams(Section):
     metrics_port: int = Field(9464, ge=0, le=65535, description="port Prometheus metrics are served on; 0 serves none")
     batch: int = Field(1000, ge=1, description="most readings messages committed in one transaction")
     max_payload_bytes: int = Field(262_144, ge=1024, description="a larger readings payload is a dead letter")
+    dead_letters_per_minute: int = Field(
+        20,
+        ge=1,
+        description="dead letters of one meter written one by one; what is beyond them is counted in summaries",
+    )
     max_model_bytes: int = Field(67_108_864, ge=1024, description="a larger model artifact is refused")
     max_meters: int = Field(100_000, ge=1, description="meters beyond this many are dead letters")
     publish_shadow: bool = Field(
@@ -166,7 +227,9 @@ class OutboxParams(Section):
     """The edge's numbered batches that wait for central."""
 
     max_bytes: int = Field(
-        268_435_456, ge=1_048_576, description="size of the outbox from 80 % of which the status is degraded"
+        268_435_456,
+        ge=262_144,
+        description="size of the outbox; beyond it the oldest batches become a gap; the status is degraded from 80 %",
     )
 
 
@@ -256,6 +319,9 @@ class Params(Section):
     mqtt: MqttParams = MqttParams()
     calendar: CalendarParams = CalendarParams()
     grid: GridParams = GridParams()
+    meters: tuple[MeterBinding, ...] = Field(
+        (), description="what is known of meters beyond their messages; of bindings that match, the first counts"
+    )
     forecast: ForecastParams = ForecastParams()
     edge: EdgeParams = EdgeParams()
     outbox: OutboxParams = OutboxParams()

@@ -6,8 +6,9 @@ file, then the default. A value takes its key's type, so `site=001` stays text. 
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,27 +21,52 @@ from shared.errors import ParamsError
 from shared.params import Params, Section
 
 ENVIRONMENT_PREFIX: Final = "METERCAST_"
+REQUIRED: Final = "required"  # in place of the default of a key that has none
+PLACE: Final = "N"  # in the name of a key inside a list of sections: `meters.N.kind`
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One parameter: its dotted name, what it is for, its default and its type."""
+    """One parameter: its dotted name, what it is for, its default and its type.
+
+    `in_list` is one inside a list of sections, N for its place: it is set with the whole list, never by itself.
+    """
 
     name: str
     description: str
     default: object
     type: object
+    in_list: bool = False
 
 
-def known_keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
-    """Every parameter, in the order of the file."""
+def all_keys(section: type[Section] = Params, prefix: str = "") -> Iterator[Key]:
+    """Every parameter, in the order of the file, those inside lists of sections right after their list."""
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from known_keys(annotation, f"{prefix}{name}.")
+            yield from all_keys(annotation, f"{prefix}{name}.")
         else:
             default = section().model_dump(mode="json", include={name}).get(name)
             yield Key(prefix + name, field.description or "", default, annotation)
+            yield from _keys_in_list(annotation, f"{prefix}{name}.{PLACE}.")
+
+
+def known_keys() -> Iterator[Key]:
+    """Every parameter that can be set by its name."""
+    return (key for key in all_keys() if not key.in_list)
+
+
+def _keys_in_list(annotation: object, prefix: str) -> Iterator[Key]:
+    item = _item_section(annotation)
+    for name, field in item.model_fields.items() if item is not None else ():
+        default = REQUIRED if field.is_required() else field.default
+        yield Key(prefix + name, field.description or "", default, field.annotation, in_list=True)
+
+
+def _item_section(annotation: object) -> type[Section] | None:
+    """The section a list is of, or None."""
+    items = get_args(annotation) if get_origin(annotation) is tuple else ()
+    return items[0] if items and isinstance(items[0], type) and issubclass(items[0], Section) else None
 
 
 def load(
@@ -72,7 +98,7 @@ def load(
 
 def as_markdown() -> str:
     """The schema as a Markdown table, one row per key."""
-    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in known_keys()]
+    rows = [f"| `{key.name}` | {_shown(key.default)} | {key.description} |" for key in all_keys()]
     return "\n".join(["| key | default | what it is |", "|---|---|---|", *rows])
 
 
@@ -92,7 +118,10 @@ def _yaml_lines(section: type[Section], indent: str, lines: list[str]) -> None:
             lines += ["", f"{indent}# {_sentence(inner)}", f"{indent}{name}:"]
             _yaml_lines(inner, indent + "  ", lines)
         else:
-            lines += [f"{indent}# {field.description}", f"{indent}{name}: {_shown(defaults[name]).strip('`')}"]
+            held = list(_keys_in_list(inner, ""))
+            lines += ["", f"{indent}# {field.description}"] if held else [f"{indent}# {field.description}"]
+            lines += [f"{indent}# {'-' if key is held[0] else ' '} {key.name}: {key.description}" for key in held]
+            lines.append(f"{indent}{name}: {_shown(defaults[name]).strip('`')}")
 
 
 def _sentence(section: type[Section]) -> str:
@@ -134,13 +163,17 @@ def _first_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {name!r}{_nearest(name, {key.name: key for key in known_keys()})}"
-    message = first["msg"].removeprefix("Value error, ")
+        return f"unknown key {name!r}{_nearest(name, [key.name for key in all_keys()])}"
+    message = "expected keys and values" if first["type"] == "model_type" else first["msg"]
+    message = message.removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 
 
-def _nearest(name: str, known: Mapping[str, Key]) -> str:
-    close = get_close_matches(name, list(known), n=1)
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name closest to `name`, whose places in lists stand in it as numbers."""
+    place = re.search(r"\.(\d+)\.", name)
+    names = [key.replace(f".{PLACE}.", place[0]) if place else key for key in known]
+    close = get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -27,6 +27,10 @@ class SiteTopics:
 
     root: str
     site: str
+    _readings: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_readings", self._of("readings", ""))
 
     def _of(self, *levels: str) -> str:
         return "/".join((self.root, self.site, *levels))
@@ -97,17 +101,18 @@ class SiteTopics:
         """What central saw drift and what it decided."""
         return self._of("drift")
 
+    def probe(self, token: str) -> str:
+        """Where the doctor parks messages of its own to count what comes back."""
+        return self._of("doctor", token)
+
     def meter_of(self, topic: str) -> str | None:
         """The meter level of a readings topic of this site, or None."""
-        return _below(f"{self.root}/{self.site}/readings/", topic)
+        return topic[len(self._readings) :] if topic.startswith(self._readings) else None
 
     def backfilled_meter_of(self, topic: str) -> str | None:
         """The meter level of a backfill topic of this site, or None."""
-        return _below(f"{self.root}/{self.site}/backfill/", topic)
-
-
-def _below(prefix: str, topic: str) -> str | None:
-    return topic[len(prefix) :] if topic.startswith(prefix) else None
+        prefix = self._of("backfill", "")
+        return topic[len(prefix) :] if topic.startswith(prefix) else None
 
 
 def artifact_chunk(root: str, sha256: str, number: int) -> str:

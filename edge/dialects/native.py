@@ -1,46 +1,40 @@
 """Our own reading format: `{"ts", "value", "unit", "kind"?, "period_s"?}` or a list of such.
 
-Each item of a list stands alone: bad ones become dead letters, good ones are kept.
+Each item of a list stands alone: bad ones become dead letters, good ones are kept. What a message leaves out, the
+meter's binding may say.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from shared.clock import SECOND_US, parse_instant_us
+from pydantic_core import from_json
+
+from edge.forms import QUALITY_ARRIVAL_TIME, QUALITY_OK, Form, Forms
+from shared.bindings import UNBOUND
+from shared.clock import SECOND_US, duration_us, parse_instant_us
 from shared.errors import ReadingRefused
 from shared.grid import KINDS, UNITS, Kind, Unit
+from shared.params import MeterBinding
 
-QUALITY_OK: Final = "ok"
-QUALITY_ARRIVAL_TIME: Final = "arrival_time"
 MAX_ITEMS: Final = 10_000
 _MAX_PERIOD_S: Final = 86_400
 MAX_PERIOD_US: Final = _MAX_PERIOD_S * SECOND_US
+_LARGEST: Final = 1.7976931348623157e308
+_REMEMBERED: Final = 4096  # instants and forms whose reading is remembered; beyond it the memory is begun anew
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One reading as sent: `value` in `unit`, `ts_us` the instant, or for energy the start of its period."""
+class Reading(NamedTuple):
+    """One reading as sent: `value` in its form's unit, `ts_us` the instant, or for energy the start of its period."""
 
-    meter: str
     ts_us: int
     value: float
-    unit: str
-    kind: Kind
-    period_us: int
-    quality: str
-
-    @property
-    def kilo_value(self) -> float:
-        """The value in kW or kWh."""
-        return self.value * UNITS[self.unit].to_kilo
+    form: int
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedItem:
+class RefusedItem(NamedTuple):
     """An item of a payload that is no reading: its place in the list (None: the payload itself) and the reason."""
 
     item: int | None
@@ -48,46 +42,96 @@ class RefusedItem:
     reason: str
 
 
-def decode(
-    meter: str, payload: bytes, *, arrived_us: int, default_period_us: int
-) -> tuple[list[Reading], list[RefusedItem]]:
-    """The readings of a payload and what of it was refused. Never raises, whatever the bytes are.
+class Decoder:
+    """Reads payloads. Never raises, whatever the bytes are.
 
-    A reading without `ts` takes `arrived_us`; energy without `period_s` covers `default_period_us` (the grid's step).
+    Meters say the same few units, and many the same instant: both are remembered by what was written, so that a
+    reading costs a few look-ups.
     """
-    try:
-        content = json.loads(payload.decode())
-    except (ValueError, RecursionError) as error:
-        return [], [RefusedItem(None, payload, f"not JSON: {str(error)[:120]}")]
-    listed = isinstance(content, list)
-    items = content if listed else [content]
-    if not items:
-        return [], [RefusedItem(None, payload, "an empty list holds no reading")]
-    if len(items) > MAX_ITEMS:
-        return [], [RefusedItem(None, payload, f"{len(items)} readings in one message; at most {MAX_ITEMS} are taken")]
-    taken: list[Reading] = []
-    refused: list[RefusedItem] = []
-    for number, item in enumerate(items):
+
+    def __init__(self, forms: Forms, *, default_period_us: int) -> None:
+        self._forms = forms
+        self._default_period_us = default_period_us
+        self._seen_forms: dict[tuple[object, ...], int] = {}
+        self._seen_instants: dict[str, int] = {}
+
+    def decode(
+        self, payload: bytes, arrived_us: int, binding: MeterBinding = UNBOUND
+    ) -> tuple[list[Reading], list[RefusedItem]]:
+        """The readings of a payload and what of it was refused.
+
+        A reading without `ts` takes `arrived_us`; energy without `period_s` covers the binding's period, else the
+        grid's step.
+        """
         try:
-            taken.append(_reading(meter, item, arrived_us, default_period_us))
+            content = from_json(payload, cache_strings="keys")
+        except ValueError as error:
+            return [], [RefusedItem(None, payload, f"not JSON: {str(error)[:120]}")]
+        if isinstance(content, list):
+            return self._items(content, payload, arrived_us, binding)
+        try:
+            return [self._reading(content, arrived_us, binding)], []
         except ReadingRefused as reason:
-            raw = json.dumps(item).encode() if listed else payload
-            refused.append(RefusedItem(number if listed else None, raw, str(reason)))
-    return taken, refused
+            return [], [RefusedItem(None, payload, str(reason))]
 
+    def _items(
+        self, items: list[Any], payload: bytes, arrived_us: int, binding: MeterBinding
+    ) -> tuple[list[Reading], list[RefusedItem]]:
+        if not items:
+            return [], [RefusedItem(None, payload, "an empty list holds no reading")]
+        if len(items) > MAX_ITEMS:
+            reason = f"{len(items)} readings in one message; at most {MAX_ITEMS} are taken"
+            return [], [RefusedItem(None, payload, reason)]
+        taken: list[Reading] = []
+        refused: list[RefusedItem] = []
+        for number, item in enumerate(items):
+            try:
+                taken.append(self._reading(item, arrived_us, binding))
+            except ReadingRefused as reason:
+                refused.append(RefusedItem(number, json.dumps(item).encode(), str(reason)))
+        return taken, refused
 
-def _reading(meter: str, item: Any, arrived_us: int, default_period_us: int) -> Reading:
-    if not isinstance(item, dict):
-        raise ReadingRefused(f"expected an object with ts, value and unit, got {type(item).__name__}")
-    value = _value(item)
-    unit_name, unit = _unit(item)
-    kind = _kind(item, unit_name, unit)
-    try:
-        ts_us = arrived_us if item.get("ts") is None else parse_instant_us(item["ts"])
-    except (ValueError, OverflowError) as error:
-        raise ReadingRefused(str(error)) from error
-    quality = QUALITY_ARRIVAL_TIME if item.get("ts") is None else QUALITY_OK
-    return Reading(meter, ts_us, value, unit_name, kind, _period_us(item, kind, default_period_us), quality)
+    def _reading(self, item: Any, arrived_us: int, binding: MeterBinding) -> Reading:
+        if not isinstance(item, dict):
+            raise ReadingRefused(f"expected an object with ts, value and unit, got {type(item).__name__}")
+        value = item.get("value")
+        if type(value) is not float or not -_LARGEST <= value <= _LARGEST:
+            value = _value(item)
+        ts = item.get("ts")
+        ts_us = self._seen_instants.get(ts) if type(ts) is str else None
+        if ts_us is None:
+            ts_us = arrived_us if ts is None else self._instant_us(ts)
+        period_s = item.get("period_s")
+        written = (item.get("unit"), item.get("kind"), period_s, type(period_s), ts is None, id(binding))
+        try:
+            form = self._seen_forms.get(written)
+        except TypeError:  # a list or an object where a name belongs
+            form = None
+        if form is None:
+            form = self._form(item, binding, written)
+        return Reading(ts_us, value, form)
+
+    def _instant_us(self, ts: object) -> int:
+        try:
+            ts_us = parse_instant_us(ts)
+        except (ValueError, OverflowError) as error:
+            raise ReadingRefused(str(error)) from error
+        if isinstance(ts, str):
+            if len(self._seen_instants) >= _REMEMBERED:
+                self._seen_instants.clear()
+            self._seen_instants[ts] = ts_us
+        return ts_us
+
+    def _form(self, item: dict[str, Any], binding: MeterBinding, written: tuple[object, ...]) -> int:
+        unit_name, unit = _unit(item, binding)
+        kind = _kind(item, unit_name, unit, binding)
+        default_us = duration_us(binding.period) if binding.period else self._default_period_us
+        quality = QUALITY_ARRIVAL_TIME if item.get("ts") is None else QUALITY_OK
+        form = self._forms.number(Form(unit_name, kind, _period_us(item, kind, default_us), quality))
+        if len(self._seen_forms) >= _REMEMBERED:
+            self._seen_forms.clear()
+        self._seen_forms[written] = form
+        return form
 
 
 def _value(item: dict[str, Any]) -> float:
@@ -105,8 +149,10 @@ def _value(item: dict[str, Any]) -> float:
     return number
 
 
-def _unit(item: dict[str, Any]) -> tuple[str, Unit]:
+def _unit(item: dict[str, Any], binding: MeterBinding) -> tuple[str, Unit]:
     name = item.get("unit")
+    if name is None:
+        name = binding.unit
     if name is None:
         raise ReadingRefused("unit is missing")
     unit = UNITS.get(name) if isinstance(name, str) else None
@@ -115,8 +161,10 @@ def _unit(item: dict[str, Any]) -> tuple[str, Unit]:
     return name, unit
 
 
-def _kind(item: dict[str, Any], unit_name: str, unit: Unit) -> Kind:
+def _kind(item: dict[str, Any], unit_name: str, unit: Unit, binding: MeterBinding) -> Kind:
     kind = item.get("kind")
+    if kind is None and binding.kind in unit.kinds:
+        kind = binding.kind
     if kind is None:
         if len(unit.kinds) > 1:
             raise ReadingRefused(f"kind is missing: {unit_name} may be energy or register")

@@ -237,11 +237,12 @@ def test_replay_publishes_a_file_as_its_meters_would_and_says_how_many(
 
 def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProcess, tmp_path: Path) -> None:
     sound = subprocess.run(edge.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (sound.returncode, sound.stdout.count("ok  ")) == (ExitCode.OK, 4)
+    assert sound.returncode == ExitCode.OK
+    assert "0 to mend" in sound.stdout
     lost = EdgeProcess(tmp_path / "lost", free_port())
     ill = subprocess.run(lost.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert ill.returncode == ExitCode.FAILED
-    assert "MEND broker" in ill.stdout
+    assert ill.stdout.startswith("MEND  broker ")
 
 
 def test_a_second_edge_of_the_site_stops_with_its_own_exit_code_and_the_first_is_not_disturbed(

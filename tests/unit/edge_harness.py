@@ -14,6 +14,8 @@ from edge.effects import (
     Effect,
     EpochRenewed,
     Event,
+    GapMade,
+    MakeGap,
     Publish,
     RawMessage,
     ReadingsArrived,
@@ -21,7 +23,9 @@ from edge.effects import (
     SaveArtifact,
     Tick,
 )
+from edge.meters import NO_INSTANT
 from edge.node import Node
+from edge.siteclock import MINUTE_US
 from edge.store import Store
 from shared import params_file
 from shared.clock import HOUR_US, iso, parse_instant_us
@@ -57,7 +61,15 @@ class EdgeAtDesk:
         self.boot()
 
     def tell(self, event: Event, wall_us: int = START_US) -> list[Effect]:
-        """Handle one event and carry its effects out."""
+        """Handle one event and carry its effects out; time passes until then as it does, not in a leap."""
+        clock = self.node.clock
+        if clock.wall_us != NO_INSTANT:
+            for passing_us in range(clock.wall_us, wall_us, 5 * MINUTE_US):
+                clock.tell(passing_us)
+        return self.tell_at_once(event, wall_us)
+
+    def tell_at_once(self, event: Event, wall_us: int) -> list[Effect]:
+        """Handle one event at `wall_us`, whatever time it was before, and carry its effects out."""
         effects = self.node.handle(event, wall_us)
         self.effects += effects
         for effect in effects:
@@ -66,10 +78,21 @@ class EdgeAtDesk:
             elif isinstance(effect, SaveArtifact):
                 self.artifacts.save(effect.sha256, effect.artifact)
             elif isinstance(effect, RenewEpoch):
-                self.tell(EpochRenewed(effect.epoch, tuple(self.store.renew_epoch(effect.epoch))))
+                self.tell(EpochRenewed(effect.epoch, tuple(self.store.renew_epoch(effect.epoch))), wall_us)
+            elif isinstance(effect, MakeGap):
+                size = self.store.make_gap(
+                    effect.first, effect.last, site="desk", reason=effect.reason, at_us=effect.at_us
+                )
+                self.tell(GapMade(effect.first, effect.last, size), wall_us)
             elif isinstance(effect, Publish):
                 self.published.append(effect)
         return effects
+
+    def tell_at_once_and_believe(self, wall_us: int) -> None:
+        """The wall clock is set to `wall_us`, and a meter agrees."""
+        self.node.clock.tell(wall_us)
+        self.node.clock.weigh(wall_us)
+        self.tell_at_once(Tick(caught_up=True), wall_us)
 
     def tick(self, wall_us: int = START_US) -> None:
         """Let the node close and forecast until nothing is due."""

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from central.dataset import Panel, Sampling, panel_from_file, panel_from_record, spoil, training_rows
+from shared.bindings import Bindings
 from shared.calendars import Calendar
 from shared.errors import DataFileError
 from shared.features import FEATURES
-from shared.grid import GridRules
+from shared.grid import KINDS, UNITS, GridRules, MeterReadings, intervals
+from shared.params import MeterBinding
 
 HOUR_US = 3_600_000_000
 RULES = GridRules(step_us=HOUR_US, hold_us=HOUR_US, max_gap_us=6 * HOUR_US)
@@ -86,6 +88,81 @@ def test_meters_of_two_sites_stay_apart() -> None:
     rows = pd.concat([_half_hours([1.0, 1.0]).assign(site=site) for site in ("north", "south")], ignore_index=True)
     panel = panel_from_record(rows.assign(unit="kWh", kind="energy", period_s=1800), RULES)
     assert panel.meters == ["north/a", "south/a"]
+
+
+def test_meters_of_one_site_or_of_none_are_in_the_order_of_their_names() -> None:
+    rows = pd.concat([_half_hours([1.0, 1.0], meter) for meter in ("b", "a", "c")], ignore_index=True)
+    assert panel_from_record(rows.assign(unit="kW", kind="power", period_s=np.nan), RULES).meters == ["a", "b", "c"]
+
+
+def test_a_meters_binding_limits_what_training_sees() -> None:
+    rows = pd.concat(
+        [_half_hours([1.0, 90.0, 2.0, 2.0]).assign(site=site) for site in ("north", "south")], ignore_index=True
+    )
+    bindings = Bindings([MeterBinding(meter="a", site="south", max_kw=20)])
+    panel = panel_from_record(rows.assign(unit="kW", kind="power", period_s=np.nan), RULES, bindings=bindings)
+    assert panel.load_kw[:, 0].tolist() == [45.5, 1.0]
+
+
+BINDINGS = Bindings(
+    [
+        MeterBinding(meter="register-*", register_max_kwh=10, max_kw=8),
+        MeterBinding(meter="*", site="south", min_kw=0, max_kw=5),
+    ]
+)
+UNIT_AND_KIND = [("W", "power"), ("kW", "power"), ("Wh", "energy"), ("kWh", "register"), ("MWh", "register")]
+sent = st.tuples(
+    st.sampled_from(["north", "south"]), st.sampled_from(UNIT_AND_KIND), st.integers(0, 12 * 12 - 1), st.floats(0, 10)
+)
+
+
+def _record(readings: list[tuple[str, tuple[str, str], int, float]]) -> pd.DataFrame:
+    """Rows of the record, five minutes apart at least, of meters that are named after kind and unit."""
+    kilo = [UNITS[unit].to_kilo for _, (unit, _), _, _ in readings]
+    return pd.DataFrame(
+        {
+            "site": [site for site, _, _, _ in readings],
+            "meter_id": [f"{kind}-{unit}" for _, (unit, kind), _, _ in readings],
+            "ts": pd.to_datetime([at * 300 for _, _, at, _ in readings], unit="s", utc=True),
+            "value": [value / factor for (_, _, _, value), factor in zip(readings, kilo, strict=True)],
+            "unit": [unit for _, (unit, _), _, _ in readings],
+            "kind": [kind for _, (_, kind), _, _ in readings],
+            "period_s": [900.0 if kind == "energy" else np.nan for _, (_, kind), _, _ in readings],
+        }
+    )
+
+
+def _as_streamed(rows: pd.DataFrame, site: str, meter: str, start_us: int, count: int) -> list[float]:
+    """Loads closed one by one as at an edge, each from the readings near it alone, the last of each instant."""
+    own = rows[(rows["site"] == site) & (rows["meter_id"] == meter)]
+    kept = {int(ts.timestamp()) * 1_000_000: at for at, ts in enumerate(own["ts"])}
+    loads = []
+    for opens_us in range(start_us, start_us + count * HOUR_US, HOUR_US):
+        near = sorted(ts for ts in kept if opens_us - RULES.max_gap_us <= ts <= opens_us + HOUR_US + RULES.max_gap_us)
+        chosen = own.iloc[[kept[ts] for ts in near]]
+        readings = MeterReadings(
+            np.array(near, dtype=np.int64),
+            np.array(
+                [value * UNITS[unit].to_kilo for value, unit in zip(chosen["value"], chosen["unit"], strict=True)],
+                dtype=np.float64,
+            ),
+            np.array([0 if np.isnan(s) else round(s * 1e6) for s in chosen["period_s"]], dtype=np.int64),
+            np.array([KINDS.index(kind) for kind in chosen["kind"]], dtype=np.int8),
+        )
+        limits = BINDINGS.of(site, meter).limits
+        loads.append(float(intervals(readings, opens_us, 1, RULES, limits).load_kw[0]))
+    return loads
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(sent, min_size=1, max_size=80))
+def test_training_sees_the_bits_that_streaming_saw(readings: list[tuple[str, tuple[str, str], int, float]]) -> None:
+    rows = _record(readings)  # in any order, instants repeated
+    panel = panel_from_record(rows, RULES, bindings=BINDINGS)
+    for name, loads in zip(panel.meters, panel.load_kw, strict=True):
+        site, meter = name.split("/")
+        streamed = _as_streamed(rows, site, meter, panel.start_us, len(loads))
+        assert loads.tobytes() == np.array(streamed).tobytes(), name
 
 
 def test_windows_and_truth_are_missing_outside_the_panel() -> None:

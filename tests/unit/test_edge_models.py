@@ -66,7 +66,7 @@ def _reported(desk: EdgeAtDesk) -> dict[str, Any]:
 
 
 def _next_forecast(desk: EdgeAtDesk) -> dict[str, Any]:
-    hour = (desk.node.clock_us - START_US) // HOUR_US + 1
+    hour = (desk.node.clock.latest_us - START_US) // HOUR_US + 1
     desk.send(("m1", reading(hour, 1.0 + hour % 24)))
     return desk.of_topic("forecasts/m1")[-1]
 

@@ -237,6 +237,7 @@ def test_a_forecast_the_broker_did_not_confirm_is_published_again_after_a_restar
 
 
 def _ack(desk: EdgeAtDesk, epoch: str, seq: int, missing: tuple[tuple[int, int], ...] = ()) -> None:
+    desk.node.uplink.due(0.0, window=100, resend_after_s=60.0)  # what waits has been sent
     acked = Acked(epoch=epoch, seq=seq, missing=list(missing), at=iso(START_US))
     desk.tell(AckedArrived("metercast/desk/uplink/acked", acked.encode()))
 

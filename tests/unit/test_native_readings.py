@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.dialects.native import decode
+from edge.dialects.native import Decoder
+from edge.forms import Forms
+from shared.grid import GridRules
 
 HOUR_US = 3_600_000_000
 ARRIVED_US = 1_767_607_207_000_000
+FORMS = Forms(GridRules(HOUR_US, HOUR_US, 6 * HOUR_US))
+DECODER = Decoder(FORMS, default_period_us=HOUR_US)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
@@ -22,7 +26,7 @@ JSON = st.recursive(
 
 def _decode(content: object):  # type: ignore[no-untyped-def]
     payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return decode("m1", payload, arrived_us=ARRIVED_US, default_period_us=HOUR_US)
+    return DECODER.decode(payload, ARRIVED_US)
 
 
 @given(st.binary() | JSON)
@@ -34,14 +38,15 @@ def test_whatever_arrives_is_readings_or_reasons(content: object) -> None:
 
 def test_kw_is_power_and_kwh_must_say_what_it_is() -> None:
     (power,), _ = _decode({"ts": 1767607207, "value": 1, "unit": "kW"})
-    assert (power.kind, power.period_us) == ("power", 0)
+    assert (FORMS[power.form].kind, FORMS[power.form].period_us) == ("power", 0)
     _, (refused,) = _decode({"ts": 1767607207, "value": 1, "unit": "kWh"})
     assert refused.reason == "kind is missing: kWh may be energy or register"
 
 
 def test_energy_without_a_period_covers_one_step() -> None:
     (energy,), _ = _decode({"ts": 1767607207, "value": 1, "unit": "Wh", "kind": "energy"})
-    assert (energy.period_us, energy.kilo_value) == (HOUR_US, 0.001)
+    form = FORMS[energy.form]
+    assert (form.period_us, energy.value * form.to_kilo) == (HOUR_US, 0.001)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,276 @@
+"""A connection and a real Mosquitto: nothing lost or doubled on the wire, and a broker that is silent, slow or mad."""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import ipaddress
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from shared.mqtt import Connection, Incoming
+from shared.params import MqttParams, TlsParams
+from tests.conftest import Broker, free_port, mosquitto
+
+FILTER = "t/#"
+CONNACK = b"\x20\x03\x00\x00\x00"
+MESSAGE = b"\x30\x06\x00\x01t\x0012"  # PUBLISH at QoS 0, topic t, payload 12
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 15) -> None:
+    until_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until_s, "not within its time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def connected(params: MqttParams, client_id: str, *filters: str, keepalive_s: int = 30) -> Iterator[Connection]:
+    connection = Connection(params, client_id=client_id, filters=filters, keepalive_s=keepalive_s, inbox_bytes=100_000)
+    connection.start()
+    try:
+        yield connection
+    finally:
+        connection.stop()
+
+
+def publish_all(connection: Connection, payloads: list[bytes]) -> None:
+    deliveries = [connection.publish(f"t/{number % 100}", payload) for number, payload in enumerate(payloads)]
+    eventually(lambda: all(delivery.done for delivery in deliveries), within_s=60)
+
+
+def take(connection: Connection, count: int, *, acknowledge: bool = True) -> list[Incoming]:
+    """So many messages, acknowledged batch by batch."""
+    taken: list[Incoming] = []
+    while len(taken) < count:
+        batch = connection.receive(count - len(taken), 15)
+        assert batch, f"{len(taken)} of {count} messages came"
+        if acknowledge:
+            connection.acknowledge(batch)
+        taken += batch
+    return taken
+
+
+def params_of(broker: Broker) -> MqttParams:
+    return MqttParams(host=broker.host, port=broker.port)
+
+
+def subscribed(broker: Broker, client_id: str = "taker") -> MqttParams:
+    """A lasting session of this id, subscribed and away."""
+    params = params_of(broker)
+    with connected(params, client_id, FILTER):
+        broker.wait_subscribed(client_id, FILTER)
+    return params
+
+
+def test_twenty_thousand_messages_come_once_each_in_order_and_are_acknowledged_in_batches(broker: Broker) -> None:
+    params = subscribed(broker)
+    payloads = [b"%d" % number for number in range(20_000)]
+    with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
+        sending = threading.Thread(target=publish_all, args=(giver, payloads))
+        sending.start()
+        taken = take(taker, len(payloads))
+        sending.join()
+        assert [message.payload for message in taken] == payloads
+        assert not any(message.dup for message in taken)
+    with connected(params, "taker", FILTER) as again:
+        assert again.receive(1, 0.5) == []
+
+
+def test_what_was_not_acknowledged_comes_again_and_no_old_acknowledgement_is_sent(broker: Broker) -> None:
+    params = subscribed(broker)
+    with connected(params, "giver") as giver:
+        publish_all(giver, [b"%d" % number for number in range(10)])
+    with connected(params, "taker", FILTER) as taker:
+        first = take(taker, 10, acknowledge=False)
+        taker.acknowledge(first[:4])
+        time.sleep(0.2)
+        broker.stop()
+        eventually(lambda: not taker.connected)
+        broker.start()
+        second = take(taker, 6, acknowledge=False)
+        assert [message.payload for message in second] == [message.payload for message in first[4:]]
+        taker.acknowledge(first[4:])  # of the old connection, though with numbers the new one uses too
+        time.sleep(0.2)
+    with connected(params, "taker", FILTER) as taker:
+        third = take(taker, 6)
+        assert [message.payload for message in third] == [message.payload for message in second]
+        assert taker.receive(1, 0.3) == []
+
+
+def test_messages_that_come_with_the_connack_can_be_acknowledged(broker: Broker) -> None:
+    params = subscribed(broker)
+    with connected(params, "giver") as giver:
+        publish_all(giver, [b"%d" % number for number in range(500)])
+    with connected(params, "taker", FILTER) as taker:
+        take(taker, 500)
+    with connected(params, "taker", FILTER) as taker:
+        assert taker.receive(1, 0.3) == []
+
+
+def test_a_full_inbox_holds_the_broker_back_without_losing_the_connection(broker: Broker) -> None:
+    params = subscribed(broker)
+    payloads = [bytes([number]) * 20_000 for number in range(200)]
+    with connected(params, "giver") as giver:
+        publish_all(giver, payloads)
+    with connected(params, "taker", FILTER, keepalive_s=1) as taker:
+        eventually(lambda: taker.inbox_full)
+        time.sleep(4)  # several times the keepalive
+        assert taker.connected
+        assert taker.waiting < len(payloads)
+        assert [message.payload for message in take(taker, len(payloads))] == payloads
+        assert not taker.inbox_full
+        assert taker.connects == 1
+
+
+def test_a_silent_broker_is_given_up_and_found_again(broker: Broker) -> None:
+    params = subscribed(broker)
+    assert broker.process is not None
+    with connected(params, "taker", FILTER, keepalive_s=2) as taker:
+        broker.process.send_signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: not taker.connected)
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+        eventually(lambda: taker.connected)
+        with connected(params, "giver") as giver:
+            publish_all(giver, [b"1"])
+        assert [message.payload for message in take(taker, 1)] == [b"1"]
+
+
+def test_messages_and_acknowledgements_go_through_tls(tmp_path: Path) -> None:
+    authority, port = self_signed(tmp_path), free_port()
+    (tmp_path / "mosquitto.conf").write_text(
+        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\n"
+        f"cafile {authority}\ncertfile {authority}\nkeyfile {tmp_path / 'key.pem'}\nlog_type error\n"
+    )
+    params = MqttParams(host="127.0.0.1", port=port, tls=TlsParams(ca=str(authority)))
+    payloads = [b"%d" % number for number in range(3_000)] + [bytes(300_000)] * 3
+    process = subprocess.Popen([mosquitto(), "-c", str(tmp_path / "mosquitto.conf")])
+    try:
+        eventually(lambda: listens(port))
+        with connected(params, "taker", FILTER):
+            pass
+        with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
+            sending = threading.Thread(target=publish_all, args=(giver, payloads))
+            sending.start()
+            taken = take(taker, len(payloads))
+            sending.join()
+            assert [message.payload for message in taken] == payloads
+        with connected(params, "taker", FILTER) as again:
+            assert again.receive(1, 0.3) == []
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_broker_that_sends_nonsense_is_left_and_met_again() -> None:
+    def nonsense(line: socket.socket) -> None:
+        line.sendall(CONNACK + MESSAGE + b"\x32\x00" + bytes(range(256)))
+        line.recv(1)
+
+    def sense(line: socket.socket) -> None:
+        line.sendall(CONNACK + MESSAGE)
+        line.recv(1_000)
+
+    with scripted(nonsense, sense) as params, connected(params, "taker") as taker:
+        messages = take(taker, 2, acknowledge=False)
+        assert [(message.topic, message.payload) for message in messages] == [("t", b"12")] * 2
+        assert messages[0].connection != messages[1].connection
+
+
+def test_a_message_at_qos_2_goes_the_whole_way_through_paho() -> None:
+    completed = threading.Event()
+
+    def exact(line: socket.socket) -> None:
+        line.sendall(CONNACK + b"\x34\x08\x00\x01t\x00\x05\x0012")
+        assert line.recv(1_000) == b"\x50\x02\x00\x05"  # PUBREC
+        line.sendall(b"\x62\x02\x00\x05")  # PUBREL
+        assert line.recv(1_000) == b"\x70\x02\x00\x05"  # PUBCOMP
+        completed.set()
+
+    with scripted(exact) as params, connected(params, "taker") as taker:
+        assert take(taker, 1) == [Incoming("t", b"12", 2, 2, False, 5, False, 1)]
+        assert completed.wait(10)
+
+
+def test_a_broker_that_sends_but_never_answers_a_ping_is_not_cut() -> None:
+    def busy(line: socket.socket) -> None:
+        line.sendall(CONNACK)
+        for _ in range(50):
+            line.sendall(MESSAGE)
+            time.sleep(0.1)
+
+    with scripted(busy) as params, connected(params, "taker", keepalive_s=1) as taker:
+        take(taker, 50)
+        assert taker.connects == 1
+
+
+def test_what_a_slow_broker_does_not_take_at_once_is_sent_to_the_last_byte() -> None:
+    payload, count, header_bytes = bytes(100_000), 150, 8
+    owed_bytes = [count * (len(payload) + header_bytes)]  # far more than the buffers of both sides hold
+
+    def slow(line: socket.socket) -> None:
+        line.sendall(CONNACK)
+        while owed_bytes[0]:
+            time.sleep(0.002)
+            owed_bytes[0] -= len(line.recv(min(65_536, owed_bytes[0])))
+
+    with scripted(slow) as params, connected(params, "giver") as giver:
+        for _ in range(count):
+            giver.publish("t", payload, qos=0)
+        eventually(lambda: owed_bytes == [0])
+
+
+@contextmanager
+def scripted(*acts: Callable[[socket.socket], None]) -> Iterator[MqttParams]:
+    """A broker that plays one act a connection, after it has read the CONNECT."""
+
+    def play() -> None:
+        for act in acts:
+            line, _ = server.accept()
+            with line:
+                line.settimeout(10)
+                line.recv(1_000)
+                act(line)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        playing = threading.Thread(target=play)
+        playing.start()
+        yield MqttParams(host="127.0.0.1", port=server.getsockname()[1])
+        playing.join()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def self_signed(folder: Path) -> Path:
+    """A certificate for 127.0.0.1, its own authority; its key is key.pem beside it."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    return folder / "certificate.pem"

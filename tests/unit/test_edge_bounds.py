@@ -1,0 +1,212 @@
+"""Bounds in every direction: what happens when one is reached, and that it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
+from edge.store import LETTERS
+from shared.clock import DAY_US, HOUR_US, iso
+from shared.messages import Status, Uplink
+from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
+
+YEAR_US = 365 * DAY_US
+
+
+def _status(desk: EdgeAtDesk) -> Status:
+    return desk.node.status(instance="i", started_at=iso(START_US), version="0")
+
+
+def _many(hour: int, meters: int = 400) -> list[tuple[str, object]]:
+    """A reading of each of many meters, that do not compress well."""
+    return [(f"m{m}", reading(hour, round((hour * 7919 + m * 104729) % 1000003 / 7, 6))) for m in range(meters)]
+
+
+# -- the outbox --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_outbox_gives_its_oldest_batches_up_for_one_gap_entry_that_counts_them(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("outbox.max_bytes=262144",))
+    hours = 0
+    while not desk.rows("gaps"):
+        desk.send(*_many(hours), ("m1", b"{"), tick=False)
+        hours += 1
+    sent = 400 * hours
+    waiting = desk.store.outbox_index()
+    first = Uplink.decompress(desk.store.outbox_body(waiting[0][0]) or b"", "outbox")
+    assert sum(size for _seq, size in waiting) <= 262_144
+    assert {(row["from_seq"], row["to_seq"]) for row in desk.rows("gaps")} == {(1, first.seq)}
+    assert [seq for seq, _size in waiting] == list(range(first.seq, desk.node.uplink.next_seq))
+    lost = {row["meter_id"]: row["readings"] for row in desk.rows("gaps")}
+    assert sum(lost.values()) - lost[LETTERS] + len(desk.rows("readings")) == sent
+    assert lost[LETTERS] + len(desk.rows("dead_letters")) == hours
+    assert _status(desk).state == "degraded"
+    assert any("became a gap" in reason for reason in _status(desk).reasons)
+
+
+def test_gaps_grow_together_and_their_counts_are_kept_over_restarts(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("outbox.max_bytes=262144",))
+    hours = 150
+    for hour in range(hours):
+        desk.send(*_many(hour), tick=False)
+        if hour % 40 == 0:
+            desk.restart()
+    lost = sum(row["readings"] for row in desk.rows("gaps"))
+    assert lost > 0
+    assert lost + len(desk.rows("readings")) == 400 * hours
+    assert len({(row["from_seq"], row["to_seq"]) for row in desk.rows("gaps")}) == 1
+
+
+def test_a_batch_under_way_is_not_given_up(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("outbox.max_bytes=262144",))
+    desk.send(*_many(0), tick=False)
+    assert desk.node.uplink.due(0.0, window=16, resend_after_s=60.0) == [1]
+    while not desk.rows("gaps"):
+        desk.send(*_many(1 + len(desk.store.outbox_index())), tick=False)
+    assert desk.store.outbox_index()[0][0] == 1
+    assert {row["from_seq"] for row in desk.rows("gaps")} == {2}
+
+
+def test_the_status_tells_of_the_outbox_from_80_percent_on(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("outbox.max_bytes=262144",))
+    hour = 0
+    while desk.node.uplink.size_bytes < 0.8 * 262_144:
+        assert _status(desk).state == "online"
+        desk.send(*_many(hour), tick=False)
+        hour += 1
+    assert _status(desk).state == "degraded"
+    assert "outbox is 8" in _status(desk).reasons[0]
+
+
+# -- dead letters ------------------------------------------------------------------------------------------------------
+
+
+def test_beyond_a_rate_a_meters_dead_letters_are_counted_in_summaries_and_other_meters_keep_theirs(
+    tmp_path: Path,
+) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge")
+    desk.send(("bad", reading(0, 1.0)), ("good", reading(0, 1.0)))
+    for batch in range(5):
+        desk.send(*[("bad", b"junk %d" % (batch * 200 + n)) for n in range(200)], ("good", b"one slip %d" % batch))
+    letters = desk.dead_letters
+    bad = [letter for letter in letters if letter["topic"].endswith("/bad")]
+    assert sum(letter["count"] for letter in bad) == 1000
+    assert len(bad) == 20 + 5
+    assert sum(letter["topic"].endswith("/good") for letter in letters) == 5
+    assert len({letter["id"] for letter in letters}) == len(letters)
+    assert sum(row["count"] for row in desk.rows("dead_letters")) == 1005
+    assert any("dead_letters_per_minute" in reason for reason in _status(desk).reasons)
+
+
+def test_a_minute_later_a_meters_dead_letters_are_told_one_by_one_again(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge")
+    desk.send(("bad", reading(0, 1.0)))
+    desk.send(*[("bad", b"a%d" % n) for n in range(100)])
+    desk.published.clear()
+    desk.send(("bad", b"b"), ("bad", b"c"), wall_us=START_US + MINUTE_US)
+    assert [letter["count"] for letter in desk.dead_letters] == [1, 1]
+
+
+def test_endless_new_meter_ids_beyond_the_limit_share_one_rate_and_leave_nothing_behind(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("edge.max_meters=3",))
+    desk.send(*[(f"m{n}", reading(0, 1.0)) for n in range(3)])
+    for batch in range(10):
+        desk.send(*[(f"attack{batch}-{n}", reading(1, 1.0)) for n in range(300)], ("m1", reading(1 + batch, 2.0)))
+    assert sum(letter["count"] for letter in desk.dead_letters) == 3000
+    assert len(desk.dead_letters) == 20 + 10
+    assert desk.node.site.rows == 3
+    assert "edge.max_meters is reached" in _status(desk).reasons
+    assert len(desk.of_topic("forecasts/m1")) == 11
+
+
+def test_endless_periods_are_refused_beyond_a_number(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge")
+    desk.send(
+        *[("m1", [reading(0, 1.0, period_s=1 + n / 100) for n in range(k, k + 1000)]) for k in range(0, 6000, 1000)]
+    )
+    assert "combinations of unit, kind and period" in desk.dead_letters[0]["reason"]
+    desk.send(("m1", {"ts": iso(START_US + HOUR_US), "value": 1.0, "unit": "kW"}))
+    desk.send(("m1", reading(2, 1.0)))
+    desk.restart()
+
+
+# -- the clock ---------------------------------------------------------------------------------------------------------
+
+
+def _ticking(clock: SiteClock, from_us: int, minutes: int) -> int:
+    for minute in range(minutes):
+        clock.tell(from_us + minute * MINUTE_US)
+    return from_us + (minutes - 1) * MINUTE_US
+
+
+@pytest.mark.parametrize("jump_us", [YEAR_US, -YEAR_US, 2 * HOUR_US, -2 * HOUR_US])
+def test_a_jump_of_the_wall_clock_is_not_believed_while_meters_contradict_it(jump_us: int) -> None:
+    clock = SiteClock("wall")
+    at_us = _ticking(clock, START_US, 10)
+    for minute in range(60):
+        clock.tell(at_us + jump_us + minute * MINUTE_US)
+        clock.weigh(at_us + minute * MINUTE_US)
+        assert abs(clock.now_us - (at_us + minute * MINUTE_US)) <= MINUTE_US
+    clock.tell(at_us + 60 * MINUTE_US)  # and back
+    assert (clock.doubt_us, clock.now_us) == (0, at_us + 60 * MINUTE_US)
+
+
+@pytest.mark.parametrize("jump_us", [YEAR_US, -YEAR_US])
+def test_a_jump_is_believed_when_a_meter_agrees_or_when_nobody_says_otherwise_for_long(jump_us: int) -> None:
+    agreed, silent = SiteClock("wall"), SiteClock("wall")
+    for clock in (agreed, silent):
+        clock.tell(_ticking(clock, START_US, 10) + jump_us)
+        assert clock.doubt_us
+    agreed.weigh(agreed.wall_us + MINUTE_US)
+    assert agreed.now_us == agreed.wall_us
+    _ticking(silent, silent.wall_us, BELIEVED_AFTER_US // MINUTE_US + 3)
+    assert silent.now_us == silent.wall_us
+
+
+def test_across_a_restart_time_may_pass_but_not_go_back() -> None:
+    away = SiteClock("wall", wall_us=START_US)
+    away.tell(START_US + 30 * DAY_US)
+    assert away.now_us == START_US + 30 * DAY_US
+    without_battery = SiteClock("wall", wall_us=START_US)
+    without_battery.tell(0)
+    assert without_battery.now_us == START_US
+
+
+def test_while_the_wall_clock_is_a_year_ahead_and_back_meters_lose_no_interval_and_no_forecast(tmp_path: Path) -> None:
+    clean, jumped = (EdgeAtDesk(tmp_path / name, settings=("clock=wall",)) for name in ("clean", "jumped"))
+    ahead = range(30, 40)
+    for hour in range(60):
+        at_us = START_US + hour * HOUR_US + 5 * MINUTE_US
+        clean.send(("m1", reading(hour - 1, float(hour))), wall_us=at_us)
+        wall_us = at_us + (YEAR_US if hour in ahead else 0)
+        if hour in (ahead.start, ahead.stop):
+            jumped.tick(at_us + (YEAR_US if hour == ahead.stop else 0))
+            jumped.node.clock.tell(wall_us)
+        jumped.send(("m1", reading(hour - 1, float(hour))), wall_us=wall_us)
+    assert _rows(clean) == _rows(jumped)
+    assert jumped.dead_letters == []
+    origins = [[forecast["origin"] for forecast in desk.of_topic("forecasts/m1")] for desk in (clean, jumped)]
+    assert origins[0] == origins[1]
+
+
+def _rows(desk: EdgeAtDesk) -> list[float]:
+    window = desk.node.site.window
+    loads: list[float] = window.load_kw[0, : window.width].tolist()
+    return [load for load in loads if load == load]
+
+
+def test_what_a_clock_that_ran_ahead_had_closed_is_taken_back_when_it_returns(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall", "forecast.retire_after=400d"))
+    ahead_us = START_US + 100 * DAY_US
+    desk.send(("m1", reading(0, 1.0)), wall_us=START_US + HOUR_US)
+    desk.node.clock.doubt_us = 0
+    desk.tick(ahead_us)
+    assert int(desk.node.site.window.closed[0]) > START_US // HOUR_US + 2000
+    back_us = START_US + 3 * HOUR_US + MINUTE_US
+    desk.tell_at_once_and_believe(back_us)
+    desk.send(("m1", reading(2, 7.0)), wall_us=back_us)
+    assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(START_US + 3 * HOUR_US)
+    desk.send(("m1", reading(3, 8.0)), wall_us=back_us + HOUR_US)
+    assert desk.of_topic("forecasts/m1")[-1]["quantiles"]["0.5"][0] == (7.0 + 8.0) / 2
