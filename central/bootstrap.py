@@ -8,10 +8,12 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from central.asking import RestoreDesk
 from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
 from central.intake import Intake
@@ -19,6 +21,8 @@ from central.jobs import Jobs, new_training
 from central.journal import Journal
 from central.oversight import Oversight
 from central.record import Record
+from central.recorder import HELD_IN_ALL
+from central.restore import restore_parts
 from central.rollout import Rollout
 from central.runtime import CLIENT_ID, Central, filters
 from central.telemetry import CentralMetrics
@@ -28,6 +32,7 @@ from central.work import WorkFolder, replace_bytes
 from shared.calendars import site_calendar
 from shared.clock import wall_now
 from shared.errors import ExitCode, MetercastError, ParamsError
+from shared.messages import MAX_UPLINK_BYTES
 from shared.mqtt import Connection
 from shared.params import Params
 from shared.telemetry import serve_metrics
@@ -73,22 +78,38 @@ def run(params: Params) -> ExitCode:
         metrics = CentralMetrics()
         metrics.record_version.set(record.version)
         serve_metrics(metrics.registry, params.central.metrics_host, params.central.metrics_port)
-        connection = Connection(params.mqtt, client_id=CLIENT_ID, filters=filters(params.mqtt.root))
+        connection = Connection(
+            params.mqtt, client_id=CLIENT_ID, filters=filters(params.mqtt.root), keep_bytes=MAX_UPLINK_BYTES
+        )
+        restores = restore_desk(params, connection)
         jobs = Jobs(params, work)
-        central = _wire(params, work, record, metrics, connection, jobs)
+        central = _wire(params, work, record, metrics, connection, jobs, restores)
         connection.start()
         if not mlflow_uri(params) and not work.mlflow.exists():
             jobs.errand("models", "prepare")  # creating the database takes as long as a training
         try:
             central.run(stop)
         finally:
+            restores.stop()
             jobs.stop()
             connection.stop()
     return ExitCode.OK
 
 
+def restore_desk(params: Params, connection: Connection) -> RestoreDesk:
+    """Answers edges that begin with an empty state, with a reader of the record of its own."""
+    answer = partial(restore_parts, open_record(params), grid=params.grid)
+    return RestoreDesk(answer, connection, root=params.mqtt.root)
+
+
 def _wire(
-    params: Params, work: WorkFolder, record: Record, metrics: CentralMetrics, connection: Connection, jobs: Jobs
+    params: Params,
+    work: WorkFolder,
+    record: Record,
+    metrics: CentralMetrics,
+    connection: Connection,
+    jobs: Jobs,
+    restores: RestoreDesk,
 ) -> Central:
     root, event_clock = params.mqtt.root, params.clock == "event"
     journal = Journal(work.journal)
@@ -107,8 +128,11 @@ def _wire(
         event_clock=event_clock,
     )
     oversight.rebuild(record, wall_now())
-    intake = Intake(record, connection, metrics, root=root, event_clock=event_clock)
-    return Central(root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery)
+    held_at_most = max(1, min(HELD_IN_ALL, params.mqtt.receive_maximum // 4))
+    intake = Intake(record, connection, metrics, root=root, event_clock=event_clock, held_at_most=held_at_most)
+    return Central(
+        root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery, restores=restores
+    )
 
 
 def open_registry(params: Params) -> Registry:

@@ -206,9 +206,10 @@ def _export(args: argparse.Namespace) -> int:
 
     if args.readings is None and args.dead_letters is None:
         raise MetercastError("export: nothing asked for; give --readings OUT or --dead-letters OUT")
-    record = open_record(load_params(args))
+    params = load_params(args)
+    record = open_record(params)
     if args.readings is not None:
         write_table(record.readings(site=args.site, version=args.version), args.readings)
     if args.dead_letters is not None:
-        write_table(record.dead_letters(site=args.site), args.dead_letters)
+        write_table(record.dead_letters(site=args.site, root=params.mqtt.root), args.dead_letters)
     return ExitCode.OK

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.clock import LATEST_US
-from shared.messages import Uplink
+from shared.clock import LATEST_US, parse_instant_us
+from shared.messages import GAP_COLUMNS, Uplink
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,24 @@ SCORES: Final = pa.schema(
         ("low_kw", pa.float64()),
         ("high_kw", pa.float64()),
         ("naive_kw", pa.float64()),
+        ("received_at", INSTANT),
         *_ORIGIN,
     ]
 )
 EVENTS: Final = pa.schema(
     [("site", pa.string()), ("at", INSTANT), ("event", pa.string()), ("detail", pa.string()), *_ORIGIN]
+)
+GAPS: Final = pa.schema(
+    [
+        ("site", pa.string()),
+        ("from_seq", pa.int64()),
+        ("to_seq", pa.int64()),
+        ("meter_id", pa.string()),
+        ("readings", pa.int64()),
+        ("reason", pa.string()),
+        ("at", INSTANT),
+        *_ORIGIN,
+    ]
 )
 OTHER: Final = pa.schema([("site", pa.string()), ("kind", pa.string()), ("columns", pa.string()), *_ORIGIN])
 
@@ -77,6 +90,7 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "dead_letters": DEAD_LETTERS,
     "scores": SCORES,
     "events": EVENTS,
+    "gaps": GAPS,
     "other": OTHER,
     "readings": READINGS,
 }
@@ -88,6 +102,7 @@ _NEEDED: Final[Mapping[str, frozenset[str]]] = {
     "dead_letters": frozenset({"id", "reason", "received_us"}),
     "scores": frozenset({"meter_id", "valid_us", "lead", "role"}),
     "events": frozenset({"at_us", "event"}),
+    "gaps": frozenset(GAP_COLUMNS),
 }
 
 
@@ -126,11 +141,12 @@ def _known_part(batch: Uplink, kind: str, columns: Mapping[str, list[Any]]) -> p
     lacking = _NEEDED[kind] - columns.keys()
     if rows and lacking:
         raise ValueError(f"no column {', '.join(sorted(lacking))}")
-    if any(value is None for name in _NEEDED[kind] & columns.keys() for value in columns[name]):
-        raise ValueError(f"a gap in {', '.join(sorted(_NEEDED[kind]))}")
     schema = SCHEMAS[kind]
-    given = {name: columns[wire] for name in schema.names if (wire := _WIRE_NAMES.get(name, name)) in columns}
-    return _batch_of(schema, batch, given, rows)
+    wired = {name: _WIRE_NAMES.get(name, name) for name in schema.names}
+    part = _batch_of(schema, batch, {name: columns[wire] for name, wire in wired.items() if wire in columns}, rows)
+    if any(part[name].null_count for name, wire in wired.items() if wire in _NEEDED[kind]):
+        raise ValueError(f"a gap in {', '.join(sorted(_NEEDED[kind]))}")
+    return part
 
 
 def _batch_of(schema: pa.Schema, batch: Uplink, given: Mapping[str, list[Any]], rows: int) -> pa.RecordBatch:
@@ -143,6 +159,8 @@ def _batch_of(schema: pa.Schema, batch: Uplink, given: Mapping[str, list[Any]], 
     for name, values in given.items():
         if name not in made:
             made[name] = _array(values, schema.field(name).type)
+    if "received_at" in schema.names and "received_at" not in made:
+        made["received_at"] = pa.repeat(pa.scalar(parse_instant_us(batch.at), pa.int64()).cast(INSTANT), rows)
     if "ts" in made:
         made["month"] = _months(made["ts"])
     return pa.RecordBatch.from_arrays(
@@ -172,6 +190,8 @@ def _instants(values: list[Any]) -> pa.Array:
 
 def _months(ts: pa.Array) -> pa.Array:
     """`2013-05` for each instant, by which the readings are partitioned."""
+    if ts.null_count:
+        raise ValueError("an instant is missing")
     months = ts.cast(pa.int64()).to_numpy().astype("datetime64[us]").astype("datetime64[M]")
     names, which = np.unique(months, return_inverse=True)
     return pa.array(names.astype(str), pa.string()).take(pa.array(which))

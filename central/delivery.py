@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -77,6 +77,11 @@ class Delivery:
     def champion(self) -> Manifest | None:
         """The model that all sites should run."""
         return self._rollout.state.champion
+
+    @property
+    def sites(self) -> Collection[str]:
+        """Every site that was ever seen."""
+        return self._rollout.state.sites
 
     def handle(self, event: Event, *, wall: datetime, event_us: int | None) -> list[Effect]:
         """Apply one event, keep the state, and carry out what follows; returns what was carried out."""

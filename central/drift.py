@@ -10,7 +10,8 @@ that one wild day is no drift, and scaled by GAIN, because ADWIN's bound has a t
 blind to changes of a small unit within weeks. Rates of false alarms and delays are in tests/unit/test_central_drift.py.
 
 Invariants: only the champion's own forecasts count, never a fallback's; a new champion starts all its site's detectors
-afresh; a site drifts when `agreement` of its watched meters rose within `within` and have not fallen since.
+afresh; a site drifts when `agreement` of its watched meters rose within `within` and have not fallen since; a score
+that comes twice counts once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.clock import DAY_US, duration_us
 from shared.params import DriftParams
@@ -109,9 +113,24 @@ def changed_days_ago(days: Sequence[float]) -> int:
 
 @dataclass(slots=True)
 class _Day:
-    start_us: int = 0
-    error_kw: float = 0.0
-    count: int = 0
+    """A meter's errors on one day, NaN where an interval is not scored."""
+
+    start_us: int
+    errors_kw: NDArray[np.float64]
+
+    @classmethod
+    def begun(cls, start_us: int, step_us: int) -> _Day:
+        """A day of which nothing is known."""
+        return cls(start_us, np.full(DAY_US // step_us, np.nan))
+
+    def add(self, valid_us: int, error_kw: float) -> None:
+        """Take an interval's error; of an interval scored twice the last counts."""
+        self.errors_kw[(valid_us - self.start_us) * len(self.errors_kw) // DAY_US] = error_kw
+
+    def mean_kw(self, least: float) -> float | None:
+        """The mean error, None when fewer than `least` intervals are scored."""
+        known = self.errors_kw[~np.isnan(self.errors_kw)]
+        return float(known.mean()) if len(known) >= max(least, 1) else None
 
 
 @dataclass(slots=True)
@@ -128,6 +147,7 @@ class DriftWatch:
     def __init__(self, params: DriftParams, *, step_s: int) -> None:
         self._params = params
         self._lead = params.lead // timedelta(seconds=step_s)  # scores name their lead in steps
+        self._step_us = step_s * 1_000_000
         self._least_count = COUNTED_SHARE * 86_400 / step_s
         self._sites: dict[str, _Site] = {}
 
@@ -165,16 +185,16 @@ class DriftWatch:
     def _add(self, site: _Site, meter: str, valid_us: int, error_kw: float) -> bool:
         """Add one error to its meter's day; whether that ended a day after which the meter rose or fell."""
         start_us = valid_us - valid_us % DAY_US
-        day = site.days.setdefault(meter, _Day(start_us))
-        if start_us < day.start_us:
+        day = site.days.get(meter)
+        if day is not None and start_us < day.start_us:
             return False  # a late interval of a day that is judged already
         changed = False
-        if start_us > day.start_us and day.count >= self._least_count:
-            changed = self._detector(site, meter).add(day.error_kw / day.count, day.start_us + DAY_US)
-        if start_us > day.start_us:
-            site.days[meter] = day = _Day(start_us)
-        day.error_kw += error_kw
-        day.count += 1
+        if day is None or start_us > day.start_us:
+            mean_kw = day.mean_kw(self._least_count) if day is not None else None
+            if day is not None and mean_kw is not None:
+                changed = self._detector(site, meter).add(mean_kw, day.start_us + DAY_US)
+            site.days[meter] = day = _Day.begun(start_us, self._step_us)
+        day.add(valid_us, error_kw)
         return changed
 
     def _detector(self, site: _Site, meter: str) -> MeterDetector:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from central.gaps import check_gap
 from central.record import Record
-from central.recorder import BatchArrived, EpochMet, Event, Recorder, Release, TellAcked, Write
+from central.recorder import (
+    HELD_IN_ALL,
+    BatchArrived,
+    EdgeAsked,
+    Effect,
+    EpochMet,
+    Event,
+    Recorder,
+    Release,
+    TellAcked,
+    Write,
+)
 from central.telemetry import CentralMetrics
 from shared.clock import iso, parse_instant_us, to_us
 from shared.errors import MessageRefused, RecordError
-from shared.messages import Acked, Uplink
+from shared.messages import MAX_UPLINK_JSON_BYTES, Acked, Uplink, inflate
 from shared.mqtt import Connection, Incoming
 from shared.topics import SiteTopics, site_of
 
@@ -23,6 +36,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = (0.5, 1, 2, 5, 10, 30)
 HIGHEST_SEQ: Final = 2**63 - 1  # what the record's ledger can count to
+BYTES_AT_ONCE: Final = 32 * 1024 * 1024  # of JSON that goes into one commit, as soon as it is reached
 
 T = TypeVar("T")
 
@@ -30,9 +44,16 @@ T = TypeVar("T")
 def read_batch(root: str, message: Incoming) -> Uplink:
     """The batch in an uplink message; raises MessageRefused in a sentence for whatever is none.
 
-    What passes can be recorded: it has a place in the ledger, and is JSON through and through.
+    What passes can be recorded: it has a place in the ledger, is JSON through and through, and a gap in it says plainly
+    what it stands for.
     """
-    batch = Uplink.decompress(message.payload, message.topic)
+    return _read(root, message)[0]
+
+
+def _read(root: str, message: Incoming) -> tuple[Uplink, int]:
+    """The batch, and how many bytes of JSON it was."""
+    text = inflate(message.payload, MAX_UPLINK_JSON_BYTES, message.topic)
+    batch = Uplink.decode(text, message.topic)
     if batch.site != site_of(root, message.topic):
         raise MessageRefused(f"{message.topic}: the batch names site {batch.site!r:.80}")
     if batch.seq > HIGHEST_SEQ:
@@ -41,11 +62,36 @@ def read_batch(root: str, message: Incoming) -> Uplink:
         parse_instant_us(batch.at)
     except ValueError as error:
         raise MessageRefused(f"{message.topic}: at: {error}") from error
+    check_gap(batch, message.topic)
+    if not all(_is_json(values) for columns in batch.kinds.values() for values in columns.values()):
+        raise MessageRefused(f"{message.topic}: a number is NaN or infinite")
+    return batch, len(text)
+
+
+def _is_json(values: list[Any]) -> bool:
+    """Whether a column holds no NaN and no infinity, which the parser lets pass, as it does 1e999.
+
+    A sum is finite only if all of it is; only text can be joined: two looks at a column without a Python step a row.
+    """
     try:
-        json.dumps(batch.kinds, allow_nan=False)  # the parser lets NaN, Infinity and 1e999 pass
-    except ValueError as error:
-        raise MessageRefused(f"{message.topic}: a number is NaN or infinite") from error
-    return batch
+        if math.isfinite(sum(values)):
+            return True
+    except (TypeError, OverflowError):
+        if _is_text(values) or values.count(None) == len(values):
+            return True
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_text(values: list[Any]) -> bool:
+    try:
+        "".join(values)
+    except TypeError:
+        return False
+    return True
 
 
 class Intake:
@@ -56,14 +102,22 @@ class Intake:
     """
 
     def __init__(
-        self, record: Record, connection: Connection, metrics: CentralMetrics, *, root: str, event_clock: bool
+        self,
+        record: Record,
+        connection: Connection,
+        metrics: CentralMetrics,
+        *,
+        root: str,
+        event_clock: bool,
+        held_at_most: int = HELD_IN_ALL,
     ) -> None:
+        """`held_at_most` batches wait, unacknowledged, for earlier ones."""
         self._record = record
         self._connection = connection
         self._metrics = metrics
         self._root = root
         self._event_clock = event_clock
-        self._recorder = Recorder()
+        self._recorder = Recorder(held_in_all=held_at_most)
         self._deliveries: dict[int, Incoming] = {}
         self._delivered = 0
 
@@ -72,45 +126,81 @@ class Intake:
 
         A record that cannot be written is tried again until it can, or until `stop`.
         """
+        written: list[Uplink] = []
+        waiting = iter(messages)
+        while message := next(waiting, None):
+            events = self._some_events(message, waiting, stop)
+            if events is None:
+                break
+            repeated = self._recorder.duplicates
+            newly = self._carry_out(self._recorder.handle(events), now, stop)
+            self._metrics.duplicates.inc(self._recorder.duplicates - repeated)
+            if newly is None:
+                break
+            written += newly
+        return written
+
+    def refuse(self, message: Incoming, reason: str) -> None:
+        """Say why a message is no batch for the record, and be done with it."""
+        log.warning("refused: %s", reason)
+        self._metrics.refused.inc()
+        self._connection.acknowledge([message])
+
+    def tell_how_far(self, site: str, epoch: str, now: datetime, stop: threading.Event) -> None:
+        """Tell an edge what of its epoch is in the record, without waiting for a batch of it."""
+        met = self._meet(site, epoch, stop)
+        if met is not None:
+            self._carry_out(self._recorder.handle([*met, EdgeAsked(site, epoch)]), now, stop)
+
+    def _some_events(self, first: Incoming, more: Iterator[Incoming], stop: threading.Event) -> list[Event] | None:
+        """What messages tell the recorder, up to BYTES_AT_ONCE; None when `stop` came before that was known."""
         events: list[Event] = []
-        for message in messages:
+        size_bytes = 0
+        message: Incoming | None = first
+        while message is not None:
             found = self._events(message, stop)
             if found is None:
-                return []
+                return None
             events += found
-        repeated = self._recorder.duplicates
+            size_bytes += sum(event.size_bytes for event in found if isinstance(event, BatchArrived))
+            message = next(more, None) if size_bytes < BYTES_AT_ONCE else None
+        return events
+
+    def _events(self, message: Incoming, stop: threading.Event) -> list[Event] | None:
+        """What a message tells the recorder; None when `stop` came while the record could not be read."""
+        try:
+            batch, size_bytes = _read(self._root, message)
+        except MessageRefused as error:
+            self.refuse(message, str(error))
+            return []
+        met = self._meet(batch.site, batch.epoch, stop)
+        if met is None:
+            return None
+        self._delivered += 1
+        self._deliveries[self._delivered] = message
+        return [*met, BatchArrived(batch, self._delivered, size_bytes)]
+
+    def _meet(self, site: str, epoch: str, stop: threading.Event) -> list[EpochMet] | None:
+        """What the recorder must be told before anything else of an epoch; None when `stop` came first."""
+        if self._recorder.knows(site, epoch):
+            return []
+        seq = _retried(lambda: self._record.recorded_seq(site, epoch), stop)
+        return None if seq is None else [EpochMet(site, epoch, seq)]
+
+    def _carry_out(self, effects: Sequence[Effect], now: datetime, stop: threading.Event) -> list[Uplink] | None:
+        """Returns what was written; None when `stop` came before it could be."""
         written: list[Uplink] = []
-        for effect in self._recorder.handle(events):
+        for effect in effects:
             match effect:
                 case Write(batches):
                     if not self._committed(batches, stop):
-                        return []
+                        return None
                     written += batches
                 case TellAcked():
                     self._tell(effect, now)
                 case Release(deliveries):
                     self._connection.acknowledge([self._deliveries.pop(number) for number in deliveries])
-        self._metrics.duplicates.inc(self._recorder.duplicates - repeated)
         return written
-
-    def _events(self, message: Incoming, stop: threading.Event) -> list[Event] | None:
-        """What a message tells the recorder; None when `stop` came while the record could not be read."""
-        try:
-            batch = read_batch(self._root, message)
-        except MessageRefused as error:
-            log.warning("uplink refused: %s", error)
-            self._metrics.refused.inc()
-            self._connection.acknowledge([message])
-            return []
-        met: list[Event] = []
-        if not self._recorder.knows(batch.site, batch.epoch):
-            seq = _retried(lambda: self._record.recorded_seq(batch.site, batch.epoch), stop)
-            if seq is None:
-                return None
-            met.append(EpochMet(batch.site, batch.epoch, seq))
-        self._delivered += 1
-        self._deliveries[self._delivered] = message
-        return [*met, BatchArrived(batch, self._delivered)]
 
     def _committed(self, batches: tuple[Uplink, ...], stop: threading.Event) -> bool:
         version = _retried(lambda: self._timed_append(batches), stop)
@@ -131,10 +221,11 @@ class Intake:
         readings = batch.kinds.get("readings", {})
         self._metrics.readings.labels(batch.site).inc(len(next(iter(readings.values()), [])))
         self._metrics.batches.labels(batch.site).inc()
+        self._metrics.gap_readings.labels(batch.site).inc(sum(batch.kinds.get("gaps", {}).get("readings", [])))
         self._metrics.uplink_at.labels(batch.site).set(parse_instant_us(batch.at) / 1e6)
 
     def _tell(self, told: TellAcked, now: datetime) -> None:
-        at = told.at if self._event_clock else iso(to_us(now))
+        at = told.at if self._event_clock and told.at else iso(to_us(now))
         answer = Acked(epoch=told.epoch, seq=told.seq, missing=list(told.missing), at=at)
         self._connection.publish(SiteTopics(self._root, told.site).acked, answer.encode(), retain=True)
 

@@ -5,23 +5,28 @@ Invariants:
   disagree. Side tables are written first, each skipping what its own transactions already hold; `readings` last, with
   an empty append when no reading came. A crash anywhere and a resend give each row exactly once.
 - A version of `readings` can be read back for as long as the table stands: nothing is vacuumed, no log is expired.
-- Every reader sees one row for each identity (site, meter, ts), the one received last; both stay in the table.
+- Every reader sees one row for each identity, the one received last; all stay in the table. The identity of a reading
+  is (site, meter, ts), of a score (site, meter, valid_at, lead, role), of a dead letter (site, id).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from central.columns import INSTANT, SCHEMAS, tables_of
+from central.gaps import Gap, dead_letter_rows, widest
 from shared.errors import RecordError
 from shared.messages import Uplink
 
@@ -49,16 +54,20 @@ class Record:
         self._commits: dict[str, int] = {}
 
     def create(self) -> None:
-        """Make the tables that are not there yet; raises RecordError."""
+        """Make the tables, and columns of earlier versions' tables, that are not there yet; raises RecordError."""
         for name, schema in SCHEMAS.items():
             try:
-                self._tables[name] = DeltaTable.create(
+                table = self._tables[name] = DeltaTable.create(
                     self._path(name),
                     schema,
                     mode="ignore",
                     partition_by=PARTITIONS.get(name),
                     configuration=dict(CONFIGURATION),
                 )
+                there = {field.name for field in table.schema().fields}
+                lacking = [field for field in Schema.from_arrow(schema).fields if field.name not in there]
+                if lacking:
+                    table.alter.add_columns(lacking)
             except _FOREIGN as error:
                 raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
@@ -86,28 +95,58 @@ class Record:
         """Version of the readings table: the data version that models name."""
         return int(self._table("readings").version())
 
-    def readings(self, *, site: str | None = None, version: int | None = None, since_us: int | None = None) -> pa.Table:
+    def readings(
+        self,
+        *,
+        site: str | None = None,
+        version: int | None = None,
+        since_us: int | None = None,
+        meters: Sequence[str] | None = None,
+    ) -> pa.Table:
         """One row for each identity, sorted by site, meter and ts, of the columns of EXPORTED.
 
-        `version` reads the table as it stood then; `since_us` leaves out earlier `ts`. Raises RecordError.
+        `version` reads the table as it stood then; `since_us` leaves out earlier `ts`, `meters` all others. Raises
+        RecordError.
         """
-        conditions: list[pc.Expression] = []
-        if since_us is not None:
-            since = pa.scalar(since_us, pa.int64()).cast(INSTANT)
-            months = str(np.datetime64(since_us, "us").astype("datetime64[M]"))
-            conditions += [pc.field("month") >= months, pc.field("ts") >= since]
+        conditions = _since(since_us)
+        if meters is not None:
+            conditions.append(pc.field("meter_id").isin(pa.array(meters, pa.string())))
         rows = self._read("readings", site=site, version=version, conditions=conditions)
         return _last_received(rows, ("site", "meter_id", "ts")).select(EXPORTED)
 
-    def dead_letters(self, *, site: str | None = None) -> pa.Table:
-        """One row for each id of a site's dead letters. Raises RecordError."""
-        rows = self._read("dead_letters", site=site)
-        return _last_received(rows, ("site", "id")).drop_columns(["row"])
+    def newest_us(self, site: str) -> int | None:
+        """The latest `ts` of a site's readings, None when there are none. Raises RecordError."""
+        batches = self._stream("readings", site, ["ts"], [])
+        newest = [pc.max(rows["ts"].cast(pa.int64())).as_py() for rows in batches if rows.num_rows]
+        return max(newest, default=None)
+
+    def reading_counts(self, site: str, *, since_us: int) -> dict[str, int]:
+        """How many rows of readings each meter of a site has from `since_us` on. Raises RecordError."""
+        counts: Counter[str] = Counter()
+        for rows in self._stream("readings", site, ["meter_id"], _since(since_us)):
+            for counted in pc.value_counts(rows["meter_id"]).to_pylist():
+                counts[counted["values"]] += counted["counts"]
+        return dict(counts)
+
+    def dead_letters(self, *, site: str | None = None, root: str = "metercast") -> pa.Table:
+        """One row for each id of a site's dead letters, and for each meter's readings lost in a gap.
+
+        Topics of the latter are under `root`. Raises RecordError.
+        """
+        letters = _last_received(self._read("dead_letters", site=site), ("site", "id"))
+        gaps = self._read("gaps", site=site).drop_columns(["seq", "row"]).rename_columns({"at": "received_at"})
+        lost = self._recorded_anyway(widest(Gap(**row) for row in gaps.to_pylist()))
+        given_up = pa.Table.from_pylist(list(dead_letter_rows(lost, root)), letters.schema)
+        return pa.concat_tables([letters, given_up]).drop_columns(["row"])
 
     def scores(self, *, site: str | None = None, since_us: int | None = None) -> pa.Table:
-        """Score rows by time, then place in the uplink: a table keeps no order of its own. Raises RecordError."""
-        since = [] if since_us is None else [pc.field("valid_at") >= pa.scalar(since_us, pa.int64()).cast(INSTANT)]
-        return self._read("scores", site=site, conditions=since).sort_by(
+        """One score for each identity, by time, then place in the uplink. Raises RecordError.
+
+        Copies come with another epoch, in which an edge sends again what it does not know to be recorded.
+        """
+        since = [] if since_us is None else [pc.field("valid_at") >= _instant(since_us)]
+        rows = self._read("scores", site=site, conditions=since)
+        return _last_received(rows, ("site", "meter_id", "valid_at", "lead", "role")).sort_by(
             [("valid_at", "ascending"), ("seq", "ascending"), ("row", "ascending")]
         )
 
@@ -172,6 +211,28 @@ class Record:
             self._tables.pop(name, None)
             raise RecordError(f"record {self._path(name)}: compaction: {_first_line(error)}") from error
 
+    def _recorded_anyway(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, int]]:
+        """Each gap with how many of its meter's readings came after all, in batches before the gap's own."""
+        counts: dict[tuple[str, str, int, int], dict[str, int]] = {}
+        for gap in gaps:
+            scope = (gap.site, gap.epoch, gap.from_seq, gap.to_seq)
+            if scope not in counts:
+                seq = pc.field("seq")
+                within = [pc.field("epoch") == gap.epoch, seq >= gap.from_seq, seq < gap.to_seq]
+                came = self._read("readings", site=gap.site, columns=["meter_id"], conditions=within)
+                counts[scope] = dict(Counter(came["meter_id"].to_pylist()))
+            yield gap, counts[scope].get(gap.meter_id, 0)
+
+    def _stream(
+        self, name: str, site: str, columns: list[str], conditions: Iterable[pc.Expression]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `_read`, some at a time, so that memory does not grow with them."""
+        kept = reduce(operator.and_, conditions, pc.field("site") == site)
+        try:
+            yield from self._open(name, None).to_pyarrow_dataset().to_batches(columns=columns, filter=kept)
+        except _FOREIGN as error:
+            raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
+
     def _read(
         self,
         name: str,
@@ -190,6 +251,18 @@ class Record:
             raise RecordError(f"record {self._path(name)}: {_first_line(error)}") from error
 
 
+def _instant(instant_us: int) -> pa.Scalar:
+    return pa.scalar(instant_us, pa.int64()).cast(INSTANT)
+
+
+def _since(since_us: int | None) -> list[pc.Expression]:
+    """Conditions on readings: from an instant on, and so in the partitions of no earlier month."""
+    if since_us is None:
+        return []
+    month = str(np.datetime64(since_us, "us").astype("datetime64[M]"))
+    return [pc.field("month") >= month, pc.field("ts") >= _instant(since_us)]
+
+
 def _app_id(site: str, epoch: str) -> str:
     return f"{site}/{epoch}"
 
@@ -199,7 +272,7 @@ def _last_received(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
     if not rows.num_rows:
         return rows
     keys = [_sortable(rows[name]) for name in identity]
-    later = [rows[name].combine_chunks().cast(pa.int64()).to_numpy() for name in ("row", "seq", "received_at")]
+    later = [_sortable(rows[name]) for name in ("row", "seq", "received_at")]
     order = np.lexsort((*later, *reversed(keys)))
     changes = np.zeros(len(order) - 1, dtype=bool)
     for key in keys:
@@ -209,9 +282,9 @@ def _last_received(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
 
 
 def _sortable(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Integers that sort as the column does."""
-    if pa.types.is_timestamp(column.type):
-        return np.asarray(column.combine_chunks().cast(pa.int64()).to_numpy())
+    """Integers that sort as the column does, what is not known first."""
+    if pa.types.is_timestamp(column.type) or pa.types.is_integer(column.type):
+        return np.asarray(pc.fill_null(column.combine_chunks().cast(pa.int64()), -1).to_numpy())
     encoded = column.combine_chunks().dictionary_encode()
     rank = np.empty(len(encoded.dictionary), dtype=np.int64)
     rank[np.asarray(pc.sort_indices(encoded.dictionary))] = np.arange(len(rank))

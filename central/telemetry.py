@@ -18,7 +18,10 @@ class CentralMetrics:
         self.readings = self._counter("readings_recorded_total", "Readings committed to the record.", "site")
         self.batches = self._counter("batches_recorded_total", "Uplink batches committed to the record.", "site")
         self.duplicates = self._counter("batches_duplicate_total", "Uplink batches that came again.")
-        self.refused = self._counter("batches_refused_total", "Uplink messages that were no batch.")
+        self.refused = self._counter("batches_refused_total", "Messages that were no batch, or of a site too many.")
+        self.gap_readings = self._counter(
+            "gap_readings_total", "Readings that a full outbox gave up, as its edge counted them.", "site"
+        )
         self.commit_seconds = Histogram(
             "commit_duration_seconds",
             "Time of one commit to the record.",

@@ -209,8 +209,12 @@ class Uplink(Message):
     @classmethod
     def decompress(cls, payload: bytes, topic: str) -> Self:
         """Read a batch, bounded before it is inflated; raises MessageRefused naming `topic`."""
-        text = inflate(payload, MAX_UPLINK_JSON_BYTES, topic)
-        batch = cls.decode(text, topic)
+        return cls.decode(inflate(payload, MAX_UPLINK_JSON_BYTES, topic), topic)
+
+    @classmethod
+    def decode(cls, payload: bytes, topic: str) -> Self:
+        """Read a batch's JSON; raises MessageRefused naming `topic`."""
+        batch = super().decode(payload, topic)
         for kind, columns in batch.kinds.items():
             if len({len(column) for column in columns.values()}) > 1:
                 raise MessageRefused(f"{topic}: the columns of {kind} differ in length")

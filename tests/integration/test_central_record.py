@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 from central.record import Record
 from shared.clock import HOUR_US, iso
-from shared.messages import Acked, Uplink
+from shared.messages import Acked, Restore, Status, Uplink
 from shared.mqtt import Connection
 from shared.params import MqttParams
 from tests.conftest import Broker
@@ -56,19 +56,42 @@ class Edge:
         self.connection = Connection(
             MqttParams(host=broker.host, port=broker.port),
             client_id=f"test-{site}",
-            filters=[f"metercast/{site}/uplink/acked"],
+            filters=[f"metercast/{site}/uplink/acked", f"metercast/{site}/restore"],
         )
+        self.heard: list[Acked] = []
+        self.restored: list[Restore] = []
         self.connection.start()
 
     def send(self, payload: bytes) -> None:
         self.connection.publish(f"metercast/{self.site}/uplink", payload)
 
+    def be(self, instance: str, epoch: str, *, state: str = "online", reasons: Sequence[str] = ()) -> None:
+        """Tell of a process of this site's edge."""
+        said = {"state": state, "instance": instance, "epoch": epoch, "version": "1", "started_at": iso(START_US)}
+        status = Status.model_validate(said | {"reasons": list(reasons)})
+        self.connection.publish(f"metercast/{self.site}/status", status.encode(), retain=True)
+
+    def hear(self) -> None:
+        for message in self.connection.receive(100, timeout_s=0.2):
+            if message.topic.endswith("/restore"):
+                self.restored.append(Restore.decompress(message.payload, message.topic))
+            else:
+                self.acked = Acked.decode(message.payload, message.topic)
+                self.heard.append(self.acked)
+            self.connection.acknowledge([message])
+
+    def wait_restored(self, within_s: float = 30) -> Restore:
+        until = time.monotonic() + within_s
+        while not self.restored:
+            if time.monotonic() > until:
+                pytest.fail(f"not restored in {within_s} s")
+            self.hear()
+        return self.restored.pop(0)
+
     def wait_acked(self, accept: Callable[[Acked], bool], within_s: float = 30) -> Acked:
         until = time.monotonic() + within_s
         while time.monotonic() < until:
-            for message in self.connection.receive(100, timeout_s=0.2):
-                self.acked = Acked.decode(message.payload, message.topic)
-                self.connection.acknowledge([message])
+            self.hear()
             if self.acked is not None and accept(self.acked):
                 return self.acked
         pytest.fail(f"not acked in {within_s} s: {self.acked}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,14 @@ def readings(*rows: tuple[str, int, float], received_us: int = START_US) -> dict
         "quality": ["ok"] * len(rows),
         "received_us": [received_us] * len(rows),
     }
+
+
+def gap(first: int, last: int, *counts: tuple[str, int]) -> dict[str, list[Any]]:
+    """What a full outbox gave up of batches `first` … `last`: (meter, readings) rows."""
+    size = len(counts)
+    return {"from_seq": [first] * size, "to_seq": [last] * size, "meter_id": [meter for meter, _ in counts],
+            "readings": [count for _, count in counts], "reason": ["the outbox was full"] * size,
+            "at_us": [START_US] * size}  # fmt: skip
 
 
 def letters(*ids: str) -> dict[str, list[Any]]:
@@ -99,7 +108,8 @@ class DyingRecord(Record):
 @pytest.mark.parametrize("table", ["dead_letters", "scores", "readings"])
 def test_a_crash_before_any_table_and_a_resend_give_each_row_once(record: Record, table: str) -> None:
     first = uplink(1, readings=readings(("m", 0, 1.0)), dead_letters=letters("a"), scores=SCORE)
-    second = uplink(2, readings=readings(("m", 1, 2.0)), dead_letters=letters("b"), scores=SCORE)
+    later = SCORE | {"valid_us": [START_US + HOUR_US]}
+    second = uplink(2, readings=readings(("m", 1, 2.0)), dead_letters=letters("b"), scores=later)
     dying = DyingRecord(record._uri)
     dying.dies_before = table
     with pytest.raises(RecordError, match="the power went"):
@@ -148,6 +158,65 @@ def test_a_dead_letter_that_came_twice_is_exported_once(record: Record) -> None:
     assert record.dead_letters()["id"].to_pylist() == ["a", "b"]
 
 
+def lost(record: Record, **chosen: str) -> list[tuple[str, str, int]]:
+    rows = record.dead_letters(**chosen)
+    return sorted(zip(*(rows[name].to_pylist() for name in ("topic", "reason", "count")), strict=True))
+
+
+def test_what_a_gap_gave_up_comes_out_as_dead_letters_of_its_meters(record: Record) -> None:
+    record.append([uplink(9, gaps=gap(2, 9, ("m", 40), ("k", 7)), dead_letters=letters("a"))])
+    assert record.recorded_seq("s", "e") == 9
+    assert lost(record, root="grid") == [
+        ("grid/s/readings/k", "the outbox was full", 7),
+        ("grid/s/readings/m", "the outbox was full", 40),
+        ("t", "not JSON", 1),
+    ]
+    rows = record.dead_letters(site="s").to_pylist()
+    assert len({row["id"] for row in rows}) == 3
+    assert [row["payload"] for row in rows if row["count"] > 1] == [None, None]
+
+
+def test_copies_of_a_gap_and_gaps_inside_it_count_once(record: Record) -> None:
+    record.append([uplink(3, gaps=gap(1, 3, ("m", 5)))])
+    record.append([uplink(9, gaps=gap(1, 9, ("m", 30), ("m", 30)))])
+    record.append([uplink(9, epoch="f", gaps=gap(1, 9, ("m", 2)))])
+    assert [count for _, _, count in lost(record)] == [2, 30]
+
+
+def test_readings_that_came_before_their_gap_are_no_dead_letters(record: Record) -> None:
+    record.append([uplink(1, readings=readings(("m", 0, 1.0), ("m", 1, 1.0), ("k", 0, 1.0)))])
+    record.append([uplink(9, gaps=gap(1, 9, ("m", 5), ("k", 1)), readings=readings(("m", 2, 1.0)))])
+    assert lost(record) == [("metercast/s/readings/m", "the outbox was full", 3)]
+
+
+def test_a_score_that_comes_again_in_another_epoch_is_read_once_as_it_came_last(record: Record) -> None:
+    batch = uplink(7, scores=SCORE)
+    again = uplink(1, epoch="f", scores=SCORE | {"y_kw": [9.0]}).model_copy(update={"at": "2013-03-05T00:00:00Z"})
+    record.append([again, batch])
+    assert record.scores()["y_kw"].to_pylist() == [9.0]
+    other = SCORE | {"role": ["challenger"]}
+    record.append([uplink(8, scores=other)])
+    assert record.scores().num_rows == 2
+
+
+def test_a_record_of_an_earlier_version_gains_the_columns_it_lacks(tmp_path: Path) -> None:
+    uri = str(tmp_path / "record")
+    earlier = pa.schema([field for field in SCHEMAS["scores"] if field.name != "received_at"])
+    DeltaTable.create(f"{uri}/scores", earlier)
+    record = Record(uri)
+    record.create()
+    record.append([uplink(1, scores=SCORE)])
+    assert record.scores()["received_at"].null_count == 0
+
+
+def test_the_record_knows_a_sites_newest_reading_and_counts_its_meters(record: Record) -> None:
+    record.append([uplink(1, readings=readings(("m", 0, 1.0), ("k", 800, 1.0), ("m", 800, 1.0)))])
+    assert record.newest_us("s") == START_US + 800 * HOUR_US
+    assert record.reading_counts("s", since_us=START_US + 1) == {"k": 1, "m": 1}
+    assert record.newest_us("nowhere") is None
+    assert values(record, meters=["k"]) == [("s", "k", 1.0)]
+
+
 def test_unknown_kinds_and_columns_that_do_not_fit_are_kept_as_json(record: Record) -> None:
     strange: dict[str, list[Any]] = {"meter_id": ["m"], "ts_us": ["noon"], "value": [1.0], "received_us": [START_US]}
     record.append([uplink(1, readings=strange, weather={"kelvin": [280, 281]})])
@@ -171,7 +240,7 @@ scalars = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_columns_come_no_row_is_lost_and_nothing_raises(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["readings", "scores", "dead_letters", "events", "new"]))
+    kind = data.draw(st.sampled_from(["readings", "scores", "dead_letters", "events", "gaps", "new"]))
     good = readings(("m", 0, 1.0), ("m", 1, 1.0))
     names = data.draw(st.lists(st.sampled_from([*good, "lead", "role", "id", "reason", "x"]), unique=True))
     columns = {name: data.draw(st.lists(scalars, min_size=2, max_size=2)) for name in names}

@@ -12,12 +12,12 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from central.intake import read_batch
-from central.recorder import BatchArrived, EpochMet, Event, Recorder, Release, TellAcked, Write
+from central.recorder import BatchArrived, EdgeAsked, EpochMet, Event, Recorder, Release, TellAcked, Write
 from shared.errors import MessageRefused
 from shared.memory import MemoryBroker, MemoryConnection
-from shared.messages import Acked, Uplink
+from shared.messages import Acked, Status, Uplink
 from shared.mqtt import Incoming
-from shared.topics import SiteTopics
+from shared.topics import SiteTopics, site_of
 
 TABLES: Final = ("dead_letters", "scores", "events", "other", "readings")
 
@@ -88,8 +88,9 @@ class CentralProcess:
         self.written: list[Uplink] = []
         self.refused = 0
         self.connection = MemoryConnection(
-            broker, client_id="metercast-central", filters=[f"{root}/+/uplink"], receive_maximum=100
+            broker, client_id="metercast-central", filters=[f"{root}/+/uplink", f"{root}/+/status"], receive_maximum=100
         )
+        self._told: set[tuple[str, str, str]] = set()
         self._deliveries: dict[int, Incoming] = {}
         self._delivered = 0
 
@@ -119,14 +120,34 @@ class CentralProcess:
             yield Moment.RECORDED
 
     def _events(self, message: Incoming) -> Iterator[Event]:
+        if message.topic.endswith("/status"):
+            yield from self._asked(message)
+            self.connection.acknowledge([message])
+            return
         try:
             batch = read_batch(self.root, message)
         except MessageRefused:
             self.refused += 1
             self.connection.acknowledge([message])
             return
-        if not self.recorder.knows(batch.site, batch.epoch):
-            yield EpochMet(batch.site, batch.epoch, self.record.recorded_seq(batch.site, batch.epoch))
+        yield from self._met(batch.site, batch.epoch)
         self._delivered += 1
         self._deliveries[self._delivered] = message
         yield BatchArrived(batch, self._delivered)
+
+    def _met(self, site: str, epoch: str) -> Iterator[Event]:
+        if not self.recorder.knows(site, epoch):
+            yield EpochMet(site, epoch, self.record.recorded_seq(site, epoch))
+
+    def _asked(self, message: Incoming) -> Iterator[Event]:
+        """Each process of an edge is told, once for an epoch, how far that is."""
+        try:
+            status = Status.decode(message.payload, message.topic)
+        except MessageRefused:
+            return
+        site = site_of(self.root, message.topic) or ""
+        who = site, status.instance, status.epoch
+        if status.state != "offline" and who not in self._told:
+            self._told.add(who)
+            yield from self._met(site, status.epoch)
+            yield EdgeAsked(site, status.epoch)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+from central.gaps import first_seq
 from shared.messages import Uplink
 from shared.topics import SiteTopics
 from tests.simulation.central_shell import ModelRecord
@@ -20,6 +22,12 @@ from tests.simulation.edge_shell import EdgeProcess
 from tests.simulation.meters import Key, Sent, key_of_letter, key_of_row, rows_of
 
 Identity = tuple[str, int]
+
+
+def _gap_keys(batch: Uplink) -> set[Key]:
+    rows = rows_of(batch.kinds.get("gaps", {}))
+    counts = tuple(sorted((row["meter_id"], row["readings"]) for row in rows))
+    return {("gap", counts, rows[0]["at_us"])} if rows else set()
 
 
 class Violation(AssertionError):
@@ -53,6 +61,7 @@ class Books:
     published: Counter[Key] = field(default_factory=Counter)
     keys_of_payload: dict[tuple[str, bytes], tuple[Key, ...]] = field(default_factory=dict)
     on_disk: dict[int, frozenset[Key]] = field(default_factory=dict)
+    first: dict[int, int] = field(default_factory=dict)
     disk_keys: set[Key] = field(default_factory=set)
     recorded: set[Key] = field(default_factory=set)
     committed: Counter[Key] = field(default_factory=Counter)
@@ -81,7 +90,7 @@ class Books:
 
     def look_afresh(self, edge: EdgeProcess) -> None:
         """After a start or a new epoch: what is on disk now, whatever we knew of it."""
-        self.on_disk = {}
+        self.on_disk, self.first = {}, {}
         self._look(edge, new_rows=False)
         self._note_closed(edge)
 
@@ -89,6 +98,22 @@ class Books:
         """After a commit: its rows are new, and what left the outbox is in the record."""
         self._look(edge, new_rows=True)
         self._note_closed(edge)
+
+    def look_after_gap(self, edge: EdgeProcess, first: int, last: int) -> None:
+        """Batches `first` … `last` became one gap entry: it counts what they held, and is owed in their stead."""
+        given_up = [self.on_disk.pop(seq) for seq in sorted(self.on_disk) if first <= seq <= last]
+        lost: Counter[str] = Counter(key[1] for keys in given_up for key in keys if key[0] == "reading")
+        for keys in given_up:
+            for key in keys:
+                lost.update(dict(key[1]) if key[0] == "gap" else {})
+        rows = rows_of(edge.batch(last).kinds.get("gaps", {}))
+        told = {row["meter_id"]: row["readings"] for row in rows}
+        for meter, count in lost.items():
+            require(told.get(meter, 0) >= count, f"a gap tells of {told}, and {lost} were given up")
+        require(all(row["reason"] for row in rows), f"a gap without a reason: {rows}")
+        self._forgive(set().union(*given_up) - self.recorded)
+        self._look(edge, new_rows=False)
+        self.owed.update(key for key in self.on_disk[last] if key[0] == "gap")
 
     def _look(self, edge: EdgeProcess, *, new_rows: bool) -> None:
         waiting = edge.outbox()
@@ -101,8 +126,10 @@ class Books:
                 batch = edge.batch(seq)
                 require((batch.epoch, batch.seq) == (epoch, seq), f"outbox {seq} holds {batch.epoch} {batch.seq}")
                 self.on_disk[seq] = self._enter(batch, new_rows=new_rows)
-        numbers = list(range(waiting[0], waiting[0] + len(waiting))) if waiting else []
-        require(waiting == numbers, f"the outbox has holes: {waiting}")
+                self.first[seq] = first_seq(batch)
+        for before, seq in pairwise(waiting):
+            first = self.first.get(seq, seq)
+            require(first <= before + 1 <= seq, f"the outbox has holes: {waiting}, gaps {self.first}")
         self.disk_keys = set().union(*self.on_disk.values())
 
     def _note_closed(self, edge: EdgeProcess) -> None:
@@ -114,7 +141,7 @@ class Books:
         if new_rows:
             for row in rows:
                 self._enter_row(row)
-        return frozenset({key_of_row(row) for row in rows} | self._letter_keys(batch))
+        return frozenset({key_of_row(row) for row in rows} | self._letter_keys(batch) | _gap_keys(batch))
 
     def _letter_keys(self, batch: Uplink) -> set[Key]:
         keys = set()
@@ -209,15 +236,24 @@ class LedgerBooks:
         batch = Uplink.decompress(payload, "the wire")
         key = batch.site, batch.epoch, batch.seq
         digest = hashlib.sha256(payload).digest()
+        if "gaps" in batch.kinds:  # may take the place of a batch that was sent and not acked
+            return
         known = self.sent.setdefault(key, digest)
         require(known == digest, f"another content was sent under number {batch.seq} of epoch {batch.epoch}")
 
-    def record(self, batch: Uplink) -> None:
-        """A batch is in the record: the one after the last."""
-        key = batch.site, batch.epoch
-        last = self.recorded.get(key, 0)
-        require(batch.seq == last + 1, f"batch {batch.seq} of {key} was recorded after {last}")
-        self.recorded[key] = batch.seq
+    def record(self, batches: Sequence[Uplink]) -> None:
+        """These came into the record in one go: each after the last of its epoch, none left out but inside a gap."""
+        before = dict(self.recorded)
+        left_out: dict[tuple[str, str], set[int]] = {}
+        for batch in batches:
+            key = batch.site, batch.epoch
+            last = self.recorded.get(key, 0)
+            require(batch.seq > last, f"batch {batch.seq} of {key} was recorded after {last}")
+            self.recorded[key] = batch.seq
+            stands_for = range(max(first_seq(batch), before.get(key, 0) + 1), batch.seq + 1)
+            left_out.setdefault(key, set()).update(range(last + 1, batch.seq))
+            left_out[key] -= set(stands_for)
+        require(not any(left_out.values()), f"numbers were left out: {left_out}")
 
     def record_restored(self, record: ModelRecord) -> None:
         """The record is an earlier one."""

@@ -29,21 +29,29 @@ from edge.effects import (
     EpochRenewed,
     Event,
     ForecastsConfirmed,
+    GapMade,
+    HistoryArrived,
+    MakeGap,
     Publish,
     RawMessage,
     ReadingsArrived,
     RenewEpoch,
     Tick,
 )
+from edge.meters import NO_INSTANT
 from edge.node import Node
-from edge.store import DATABASE, Store
-from shared.errors import StateError
+from edge.store import DATABASE, Store, is_sound
+from shared import __version__
+from shared.clock import SECOND_US, iso
+from shared.errors import StateDamaged, StateError
 from shared.memory import MemoryBroker, MemoryConnection, MemoryDelivery
 from shared.messages import Uplink
 from shared.mqtt import Incoming, Will
 from shared.params import Params
 from shared.topics import SiteTopics
 
+STATUS_EVERY_S: Final = 10.0
+TELLING_EVERY_US: Final = 5 * 60 * SECOND_US
 ROOM_PAGES: Final = 1_073_741_823  # as many as SQLite would take
 
 
@@ -53,6 +61,7 @@ class Moment(Enum):
     HANDLED = auto()
     COMMITTED = auto()
     RENEWED = auto()
+    GAPPED = auto()
     STUCK = auto()
     PUBLISHED = auto()
     ACKNOWLEDGED = auto()
@@ -121,7 +130,9 @@ def _copy(source: Path, target: Path) -> None:
 class EdgeProcess:
     """One life of an edge, from start to kill: a real node over a real store."""
 
-    def __init__(self, params: Params, disk: Disk, broker: MemoryBroker, clock: Clock) -> None:
+    def __init__(
+        self, params: Params, disk: Disk, broker: MemoryBroker, clock: Clock, *, instance: str = "only"
+    ) -> None:
         self.params = params
         self.clock = clock
         self.folder = disk.folder
@@ -132,11 +143,17 @@ class EdgeProcess:
         self.connection = MemoryConnection(
             broker,
             client_id=f"metercast-edge-{params.site}",
-            filters=[self.topics.readings, self.topics.acked],
+            filters=[self.topics.readings, self.topics.backfills, self.topics.acked],
             will=Will(self.topics.status, b"offline"),
             receive_maximum=40,
         )
         self.torn_from: int | None = None
+        self.gap: tuple[int, int] | None = None
+        self._instance = instance
+        self._started_at = iso(clock.wall_us)
+        self._connects = 0
+        self._connected_at_s = 0.0
+        self._status_due_s = 0.0
         self._unconfirmed: deque[tuple[MemoryDelivery, tuple[int, int]]] = deque()
 
     # -- what happens to it --------------------------------------------------------------------------------------
@@ -161,6 +178,13 @@ class EdgeProcess:
         """The database can grow again."""
         self.store._db.execute(f"PRAGMA max_page_count={ROOM_PAGES}")
 
+    def let_pass(self, until_us: int) -> None:
+        """Time passes while it has nothing to do, and it is told so, as its loop is several times a second."""
+        told = self.node.clock
+        if told.wall_us != NO_INSTANT:
+            for wall_us in range(told.wall_us + TELLING_EVERY_US, until_us, TELLING_EVERY_US):
+                told.tell(wall_us)
+
     # -- what can be seen of it ----------------------------------------------------------------------------------
 
     @property
@@ -170,7 +194,7 @@ class EdgeProcess:
 
     def now_us(self) -> int:
         """What it holds to be now."""
-        return self.node.now_us(self.clock.wall_us)
+        return self.node.clock.now_us
 
     def outbox(self) -> list[int]:
         """Numbers of the batches on disk."""
@@ -204,20 +228,23 @@ class EdgeProcess:
 
     # -- what it does --------------------------------------------------------------------------------------------
 
-    def turn(self, limit: int, *, sending: bool = True) -> Iterator[Moment]:
+    def turn(self, limit: int) -> Iterator[Moment]:
         """One pass of the loop: take up to `limit` messages, commit, acknowledge, forecast, send."""
         messages = self.connection.receive(limit)
         readings = [message for message in messages if self.topics.meter_of(message.topic) is not None]
         if readings:
             yield from self._handle(ReadingsArrived(tuple(map(_raw, readings))))
+        history = [message for message in messages if self.topics.backfilled_meter_of(message.topic) is not None]
+        if history:
+            yield from self._handle(HistoryArrived(tuple(map(_raw, history))))
         for message in messages:
             if message.topic == self.topics.acked:
                 yield from self._handle(AckedArrived(message.topic, message.payload))
         yield from self._acknowledge(messages)
         yield from self._confirm()
         yield from self._handle(Tick(caught_up=self.connection.connected and not self.connection.waiting))
-        if sending:
-            yield from self._pump_uplink()
+        yield from self._pump_uplink()
+        self._say_status()
 
     def tick(self) -> Iterator[Moment]:
         """Close what is due, and begin to forecast."""
@@ -251,6 +278,8 @@ class EdgeProcess:
                 yield from self._commit(changes)
             case RenewEpoch(epoch):
                 yield from self._renew(epoch)
+            case MakeGap():
+                yield from self._make_gap(effect)
             case Publish():
                 delivery = self.connection.publish(effect.topic, effect.payload, retain=effect.retain)
                 if effect.forecast is not None:
@@ -266,6 +295,8 @@ class EdgeProcess:
             try:
                 self.store.commit(changes, self.node.site)
                 break
+            except StateDamaged:
+                raise
             except StateError:
                 yield Moment.STUCK
         self.torn_from = before if log.stat().st_size > before else None
@@ -281,6 +312,18 @@ class EdgeProcess:
         yield Moment.RENEWED
         yield from self._handle(EpochRenewed(epoch, waiting))
 
+    def _make_gap(self, effect: MakeGap) -> Iterator[Moment]:
+        try:
+            size = self.store.make_gap(
+                effect.first, effect.last, site=self.params.site, reason=effect.reason, at_us=effect.at_us
+            )
+        except StateError:
+            yield Moment.STUCK
+            return
+        self.gap = effect.first, effect.last
+        yield Moment.GAPPED
+        yield from self._handle(GapMade(effect.first, effect.last, size))
+
     def _confirm(self) -> Iterator[Moment]:
         confirmed = []
         while self._unconfirmed and self._unconfirmed[0][0].done:
@@ -291,14 +334,28 @@ class EdgeProcess:
     def _pump_uplink(self) -> Iterator[Moment]:
         if not self.connection.connected:
             return
+        if self.connection.connects != self._connects:
+            self._connects, self._connected_at_s = self.connection.connects, self.clock.monotonic_s
         uplink = self.params.uplink
         due = self.node.uplink.due(
-            self.clock.monotonic_s, window=uplink.window, resend_after_s=uplink.resend_after.total_seconds()
+            self.clock.monotonic_s,
+            window=uplink.window,
+            resend_after_s=uplink.resend_after.total_seconds(),
+            connected_for_s=self.clock.monotonic_s - self._connected_at_s,
         )
-        for body in [self.store.outbox_body(seq) for seq in due]:
+        for seq in due:
+            body = self.store.outbox_body(seq)
             if body is not None:
+                require_sound = self.node.uplink.is_of_earlier_process(seq)
+                assert not require_sound or is_sound(body), "no disk here spoils what it holds"
                 self.connection.publish(self.topics.uplink, body)
                 yield Moment.PUBLISHED
+
+    def _say_status(self) -> None:
+        if self.connection.connected and self.clock.monotonic_s >= self._status_due_s:
+            self._status_due_s = self.clock.monotonic_s + STATUS_EVERY_S
+            status = self.node.status(instance=self._instance, started_at=self._started_at, version=__version__)
+            self.connection.publish(self.topics.status, status.encode(), retain=True)
 
 
 def _raw(m: Incoming) -> RawMessage:
@@ -310,6 +367,7 @@ def deliver_cleanly(
 ) -> None:
     """Hand (wall_us, [(meter, payload)]) to an edge one after the other, with nothing going wrong."""
     for wall_us, messages in batches:
+        process.let_pass(wall_us)
         process.clock.wall_us = wall_us
         raw = tuple(RawMessage(process.topics.reading(meter), payload, len(payload)) for meter, payload in messages)
         for moment in process._handle(ReadingsArrived(raw)):

@@ -25,6 +25,7 @@ from shared import params_file
 from shared.clock import DAY_US, HOUR_US, SECOND_US, iso, parse_instant_us
 from shared.errors import StateError
 from shared.memory import MemoryBroker, MemoryConnection
+from shared.mqtt import Incoming
 from shared.params import Params
 from shared.topics import SiteTopics
 from tests.simulation.central_shell import CentralProcess, ModelRecord
@@ -41,6 +42,7 @@ FAULTS: Final = (
     "disk wiped",
     "disk image restored",
     "disk full",
+    "outbox full",
     "edge cut off",
     "bridge cut",
     "bridge loses",
@@ -148,6 +150,9 @@ class World:
     def _site(self, number: int) -> Site:
         name = f"site{number}"
         params = params_of(name, self.chance.choice(("wall", "event")), self.chance.choice(("1h", "1h", "15min")))
+        if "outbox full" in self.faults:
+            small = params.outbox.model_copy(update={"max_bytes": 4000})
+            params = params.model_copy(update={"outbox": small})
         grid = params.grid
         reach = max(grid.hold, grid.max_gap) + 2 * grid.step
         meters = [SimMeter.any(f"m{n}", self.chance, self.now_us) for n in range(self.chance.choice((1, 2, 3)))]
@@ -203,6 +208,8 @@ class World:
         """Let virtual time pass."""
         self.now_us += time_us
         for site in self.sites:
+            if site.process is not None and site.turn is None:
+                site.process.let_pass(self.now_us + site.offset_us)
             site.clock.wall_us = self.now_us + site.offset_us
             site.clock.monotonic_s += time_us / SECOND_US
 
@@ -364,7 +371,8 @@ class World:
 
     def _boot(self, site: Site) -> None:
         try:
-            process = EdgeProcess(site.params, site.disk, site.broker, site.clock)
+            instance = self.chance.randbytes(4).hex()
+            process = EdgeProcess(site.params, site.disk, site.broker, site.clock, instance=instance)
             if site.disk_full:
                 process.fill_disk()
         except StateError as error:
@@ -401,11 +409,14 @@ class World:
     def _look_at_disk(self, site: Site, process: EdgeProcess, moment: Moment) -> None:
         if moment is Moment.COMMITTED:
             site.books.look_after_commit(process)
+        elif moment is Moment.GAPPED and process.gap is not None:
+            site.books.look_after_gap(process, *process.gap)
+            self.say(f"{site.name}: a gap takes the place of {process.gap}")
         elif moment is Moment.RENEWED:
             site.renewed = True
             site.books.look_afresh(process)
             self.say(f"{site.name}: new epoch {process.disk_facts()['epoch']}, outbox {process.outbox()}")
-        if moment in (Moment.COMMITTED, Moment.RENEWED, Moment.ACKNOWLEDGED):
+        if moment in (Moment.COMMITTED, Moment.RENEWED, Moment.GAPPED, Moment.ACKNOWLEDGED):
             site.books.check_nothing_lost(site.waiting_at_broker)
 
     # -- the bridge ------------------------------------------------------------------------------------------------------
@@ -414,28 +425,29 @@ class World:
         """Carry batches up and acks down, worse than a real bridge would."""
         if not site.bridged or not site.broker.up:
             return
-        site.up = _attached(site.up, site.broker, "bridge", site.books.topics.uplink)
+        site.up = _attached(site.up, site.broker, "bridge", site.books.topics.uplink, site.books.topics.status)
         site.down = _attached(site.down, self.broker, f"bridge-{site.name}", site.books.topics.acked)
         for message in _taken(site.up):
-            self.ledger.send(message)
+            if message.topic == site.books.topics.uplink:
+                self.ledger.send(message.payload)
             self._carry(site, "up", message)
         for message in _taken(site.down):
             self._carry(site, "down", message)
 
-    def _carry(self, site: Site, way: str, payload: bytes) -> None:
+    def _carry(self, site: Site, way: str, message: Incoming) -> None:
         if self.happens("bridge loses", 0.25):
             self.say(f"{site.name}: lost on the way {way}")
             return
         for _ in range(2 if self.happens("bridge repeats", 0.2) else 1):
             delay_us = self.chance.choice((0, 30, 600, 3600)) * SECOND_US if self.happens("bridge delays", 0.5) else 0
-            self.fly("", lambda: self._hand_over(site, way, payload), delay_us=delay_us, ordered=False)
+            self.fly("", lambda: self._hand_over(site, way, message), delay_us=delay_us, ordered=False)
 
-    def _hand_over(self, site: Site, way: str, payload: bytes) -> None:
+    def _hand_over(self, site: Site, way: str, message: Incoming) -> None:
         if way == "up":
-            self.broker.publish(site.books.topics.uplink, payload)
+            self.broker.publish(message.topic, message.payload, retain=message.topic == site.books.topics.status)
         elif site.broker.up:
-            site.broker.publish(site.books.topics.acked, payload, retain=True)
-            self.say(f"{site.name}: hears {payload.decode()}")
+            site.broker.publish(message.topic, message.payload, retain=True)
+            self.say(f"{site.name}: hears {message.payload.decode()}")
 
     # -- central -----------------------------------------------------------------------------------------------------------
 
@@ -477,8 +489,8 @@ class World:
         return None if self.event_clock else iso(self.now_us)
 
     def _look_at_record(self, central: CentralProcess) -> None:
+        self.ledger.record(central.written[self._seen :])
         for batch in central.written[self._seen :]:
-            self.ledger.record(batch)
             for site in self.sites:
                 if site.name == batch.site:
                     site.books.record(batch)
@@ -595,14 +607,14 @@ def _payload(row: dict[str, object]) -> bytes:
     return json.dumps({"ts": iso(int(str(row["ts_us"]))), **content}).encode()
 
 
-def _attached(connection: MemoryConnection | None, broker: MemoryBroker, name: str, topic: str) -> MemoryConnection:
-    connection = connection or MemoryConnection(broker, client_id=name, filters=[topic])
+def _attached(connection: MemoryConnection | None, broker: MemoryBroker, name: str, *topics: str) -> MemoryConnection:
+    connection = connection or MemoryConnection(broker, client_id=name, filters=topics)
     if not connection.connected:
         connection.start()
     return connection
 
 
-def _taken(connection: MemoryConnection) -> list[bytes]:
+def _taken(connection: MemoryConnection) -> list[Incoming]:
     messages = connection.receive(1000)
     connection.acknowledge(messages)
-    return [message.payload for message in messages]
+    return messages

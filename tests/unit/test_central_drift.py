@@ -181,3 +181,25 @@ def test_the_watched_lead_is_one_that_is_scored_at_every_step(minutes: int, hour
             shifted = [us + day * DAY_US + part * minutes * 60_000_000 for us in rows["valid_us"]]
             watch.take("s", rows | {"valid_us": shifted})
     assert len(watch._sites["s"].meters) == 4
+
+
+def test_a_score_that_comes_twice_counts_once() -> None:
+    once, twice = (DriftWatch(DriftParams(), step_s=3600) for _ in range(2))
+    errors = site_errors(40, 6, changed=6, at=14)
+    for day, row in enumerate(errors):
+        columns = scores(6, day, row)
+        columns["y_kw"] = [y_kw + (number // 6) / 10 for number, y_kw in enumerate(columns["y_kw"])]
+        once.take("s", columns)
+        twice.take("s", columns)
+        twice.take("s", {name: column[:30] for name, column in columns.items()})
+    assert once._sites["s"].meters["m0"].days == twice._sites["s"].meters["m0"].days
+    assert once.standing == twice.standing != {}
+
+
+def test_few_scores_that_come_often_are_no_day() -> None:
+    watch = DriftWatch(DriftParams(), step_s=3600)
+    for day in range(10):
+        part = {name: column[:6] for name, column in scores(1, day, np.array([0.2])).items()}
+        for _ in range(4):
+            watch.take("s", part)
+    assert watch._sites["s"].meters == {}

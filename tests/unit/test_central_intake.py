@@ -49,9 +49,40 @@ def test_a_place_or_time_that_no_ledger_holds_is_refused(more: dict[str, object]
         read_batch("metercast", message(json.dumps(content(**more))))
 
 
-names = st.sampled_from(
-    ["meter_id", "ts_us", "value", "received_us", "lead", "valid_us", "role", "id", "reason", "at_us", "event", "x"]
+GAP = {"from_seq": [3, 3], "to_seq": [7, 7], "meter_id": ["a", "b"], "readings": [4, 0], "reason": ["full"] * 2,
+       "at_us": [0, 1]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"from_seq": [8, 8]}, "names the range 8 … 7"),
+        ({"from_seq": [0, 0]}, "names the range 0 … 7"),
+        ({"to_seq": [9, 9]}, "names the range 3 … 9"),
+        ({"from_seq": [3, 2]}, "names several ranges"),
+        ({"meter_id": ["a", "a"]}, "names a meter twice"),
+        ({"meter_id": ["a", None]}, "meter_id or reason that is no text"),
+        ({"readings": [1.5, 0]}, "a readings that is no count"),
+        ({"readings": [-1, 0]}, "a readings that is no count"),
+        ({"readings": [True, 0]}, "a readings that is no count"),
+        ({"from_seq": [[3], [3]]}, "a from_seq that is no count"),
+        ({"at_us": [2**62, 0]}, "a at_us that is no count or instant"),
+    ],
 )
+def test_a_gap_that_lies_is_refused_in_a_sentence(lie: dict[str, object], told: str) -> None:
+    with pytest.raises(MessageRefused, match=told):
+        read_batch("metercast", message(json.dumps(content(seq=7, kinds={"gaps": GAP | lie}))))
+
+
+def test_a_gap_without_a_column_is_refused_and_one_that_is_whole_is_read() -> None:
+    assert read_batch("metercast", message(json.dumps(content(seq=7, kinds={"gaps": GAP})))).seq == 7
+    for name in GAP:
+        lacking = {other: column for other, column in GAP.items() if other != name}
+        with pytest.raises(MessageRefused, match=f"has no column {name}"):
+            read_batch("metercast", message(json.dumps(content(seq=7, kinds={"gaps": lacking}))))
+
+
+names = st.sampled_from([*GAP, "ts_us", "value", "received_us", "lead", "valid_us", "role", "id", "event", "x"])
 numbers = st.one_of(st.integers(), st.floats(), st.sampled_from([2**63, -(2**63), 2**62, 10**400, 1e308]))
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, st.text(st.characters(), max_size=3)),
@@ -59,13 +90,13 @@ values = st.recursive(
     max_leaves=4,
 )
 kinds = st.dictionaries(
-    st.sampled_from(["readings", "scores", "dead_letters", "events", "other", "weather", ""]),
+    st.sampled_from(["readings", "scores", "dead_letters", "events", "gaps", "other", "weather", ""]),
     st.dictionaries(names, st.lists(values, min_size=2, max_size=2), max_size=6),
     max_size=3,
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(kinds=kinds, seq=st.one_of(st.integers(0, 3), st.integers()))
 def test_whatever_passes_can_be_recorded(kinds: object, seq: int) -> None:
     try:

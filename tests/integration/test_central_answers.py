@@ -1,0 +1,109 @@
+"""What one running `central` says to edges that begin, that lost their disk or their outbox, or find it an old copy.
+
+All tests share one process and one broker: each is a site of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from shared.clock import iso
+from shared.messages import GAP_COLUMNS, RESTORE_WANTED, Uplink, columns_of
+from tests.conftest import Broker, free_port
+from tests.integration.test_central_record import START_US, Central, Edge, batch
+
+sites = (f"site-{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def lasting_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    running = Broker(tmp_path_factory.mktemp("mosquitto"), free_port())
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def central(lasting_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Central]:
+    folder: Path = tmp_path_factory.mktemp("central")
+    running = Central(lasting_broker, folder)
+    running.start()
+    try:
+        lasting_broker.wait_subscribed("metercast-central", "metercast/+/uplink")
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture
+def edge(central: Central, lasting_broker: Broker) -> Iterator[Edge]:
+    assert central.process is not None
+    made = Edge(lasting_broker, next(sites))
+    yield made
+    made.connection.stop()
+
+
+def test_an_edge_that_begins_is_told_once_how_far_its_epoch_is_without_a_batch(edge: Edge) -> None:
+    edge.send(batch(1, site=edge.site).compress())
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    for instance in ("first", "second", "second"):
+        edge.be(instance, "e1")
+        edge.acked = None
+    assert edge.wait_acked(lambda acked: acked.epoch == "e1").seq == 1
+    edge.be("third", "never-heard-of")
+    assert edge.wait_acked(lambda acked: acked.epoch == "never-heard-of").seq == 0
+    edge.be("third", "never-heard-of", state="offline")
+    edge.be("fourth", "e1", state="offline")
+    edge.send(batch(2, site=edge.site).compress())
+    edge.wait_acked(lambda acked: acked.seq == 2)
+    assert [(acked.epoch, acked.seq) for acked in edge.heard] == [
+        ("e1", 1), ("e1", 1), ("e1", 1), ("never-heard-of", 0), ("e1", 2),
+    ]  # fmt: skip
+
+
+def test_an_edge_with_an_empty_state_is_given_its_closed_intervals_while_batches_go_on(edge: Edge) -> None:
+    for seq in (1, 2, 3):
+        edge.send(batch(seq, site=edge.site).compress())
+    edge.wait_acked(lambda acked: acked.seq == 3)
+    edge.be("again", "e2", reasons=[RESTORE_WANTED])
+    edge.send(batch(1, site=edge.site, epoch="e2").compress())
+    edge.wait_acked(lambda acked: (acked.epoch, acked.seq) == ("e2", 1))
+    restore = edge.wait_restored()
+    assert (restore.site, restore.epoch, restore.part, restore.parts, restore.step_s) == (edge.site, "e2", 1, 1, 3600)
+    assert restore.meters.keys() == {"m0", "m1"}
+    first = restore.meters["m0"]
+    assert first.first == iso(START_US)
+    assert len(first.load_kw) == 36
+    assert first.load_kw[:2] == pytest.approx([0.2, 1.0])
+
+
+def test_an_edge_of_a_site_never_heard_of_is_given_one_empty_part(edge: Edge) -> None:
+    edge.be("new", "e1", reasons=[RESTORE_WANTED])
+    assert edge.wait_restored().meters == {}
+
+
+def test_a_gap_a_full_outbox_left_is_acked_and_exported_as_dead_letters(central: Central, edge: Edge) -> None:
+    edge.send(batch(1, site=edge.site).compress())
+    gap = columns_of(GAP_COLUMNS, [(2, 40, "m0", 900, "the outbox was full", START_US)])
+    lie = columns_of(GAP_COLUMNS, [(2, 41, "m0", 900, "the outbox was full", START_US)])
+    for gaps in (lie, gap):
+        edge.send(Uplink(site=edge.site, epoch="e1", seq=40, at=iso(START_US), kinds={"gaps": gaps}).compress())
+    edge.send(batch(41, site=edge.site).compress())
+    assert edge.wait_acked(lambda acked: acked.seq == 41).missing == []
+    central.export("--dead-letters", str(central.folder / "d.parquet"), "--site", edge.site)
+    lost = {row["topic"]: row["count"] for row in pq.read_table(central.folder / "d.parquet").to_pylist()}
+    assert lost == {"t": 1, f"metercast/{edge.site}/readings/m0": 900}
+
+
+def test_a_record_restored_from_an_old_copy_says_what_it_misses(edge: Edge) -> None:
+    edge.send(batch(1, site=edge.site).compress())
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    edge.send(batch(100, site=edge.site).compress())
+    assert edge.wait_acked(lambda acked: bool(acked.missing)).missing == [(2, 99)]
