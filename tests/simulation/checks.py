@@ -61,6 +61,7 @@ class Books:
     published: Counter[Key] = field(default_factory=Counter)
     keys_of_payload: dict[tuple[str, bytes], tuple[Key, ...]] = field(default_factory=dict)
     on_disk: dict[int, frozenset[Key]] = field(default_factory=dict)
+    gaps: dict[Key, set[Key]] = field(default_factory=dict)
     first: dict[int, int] = field(default_factory=dict)
     disk_keys: set[Key] = field(default_factory=set)
     recorded: set[Key] = field(default_factory=set)
@@ -102,23 +103,23 @@ class Books:
     def look_after_gap(self, edge: EdgeProcess, first: int, last: int) -> None:
         """Batches `first` … `last` became one gap entry: it counts what they held, and is owed in their stead."""
         given_up = [self.on_disk.pop(seq) for seq in sorted(self.on_disk) if first <= seq <= last]
-        lost: Counter[str] = Counter(key[1] for keys in given_up for key in keys if key[0] == "reading")
-        for keys in given_up:
-            for key in keys:
-                lost.update(dict(key[1]) if key[0] == "gap" else {})
         rows = rows_of(edge.batch(last).kinds.get("gaps", {}))
-        told = {row["meter_id"]: row["readings"] for row in rows}
-        for meter, count in lost.items():
-            require(told.get(meter, 0) >= count, f"a gap tells of {told}, and {lost} were given up")
+        lost = sum(sum(count for _meter, count in key[1]) if key[0] == "gap" else 1 for keys in given_up for key in keys)
+        told = sum(row["readings"] for row in rows)
+        require(told >= lost, f"a gap tells of {told} and {lost} were given up")
         require(all(row["reason"] for row in rows), f"a gap without a reason: {rows}")
-        self._forgive(set().union(*given_up) - self.recorded)
+        held = set[Key]().union(*given_up)
+        self._forgive(held - self.recorded)
         self._look(edge, new_rows=False)
-        self.owed.update(key for key in self.on_disk[last] if key[0] == "gap")
+        for gap in (key for key in self.on_disk[last] if key[0] == "gap"):
+            self.owed.add(gap)
+            self.gaps[gap] = held
 
     def _look(self, edge: EdgeProcess, *, new_rows: bool) -> None:
         waiting = edge.outbox()
         for seq in self.on_disk.keys() - set(waiting):
             gone = self.on_disk.pop(seq)
+            self._forgive({gap for gap in gone if gap in self.gaps and self._is_needless(gap)})
             require(gone <= self.recorded | self.forgiven, f"batch {seq} left the outbox before the record held {set(gone) - self.recorded}")
         epoch = edge.disk_facts()["epoch"]
         for seq in waiting:
@@ -131,6 +132,10 @@ class Books:
             first = self.first.get(seq, seq)
             require(first <= before + 1 <= seq, f"the outbox has holes: {waiting}, gaps {self.first}")
         self.disk_keys = set().union(*self.on_disk.values())
+
+    def _is_needless(self, gap: Key) -> bool:
+        """Whether all that a gap stands for was in the record before, unheard of by the edge."""
+        return all(key in self.recorded or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
 
     def _note_closed(self, edge: EdgeProcess) -> None:
         step_us = edge.params.step_s * 1_000_000

@@ -133,6 +133,7 @@ class World:
         self.calm = False
         self._folder = folder
         self._say = say
+        self._under_way = 0  # messages of meters that no broker has yet
         self._air: list[tuple[int, int, Callable[[], None]]] = []
         self._landing: dict[str, int] = {}
         share = self.chance.choice((0.15, 0.4, 0.7))
@@ -262,14 +263,17 @@ class World:
         """A meter sends at QoS 1: until the broker has it, it tries; sometimes the broker has it twice."""
         channel = f"{site.name}/{sent.meter}"
         delay_us = self.chance.choice((0, 0, 0, 20, 400)) * SECOND_US
+        self._under_way += 1
         self.fly(channel, lambda: self._arrive(site, sent), delay_us=delay_us, ordered=True)
         if sent.timed and self.happens("duplicates", 0.1):
+            self._under_way += 1
             self.fly(channel, lambda: self._arrive(site, sent), delay_us=delay_us + 60 * SECOND_US, ordered=False)
 
     def _arrive(self, site: Site, sent: Sent) -> None:
         if not site.broker.up:
             self.fly(f"{site.name}/{sent.meter}", lambda: self._arrive(site, sent), delay_us=MINUTE_US, ordered=True)
             return
+        self._under_way -= 1
         topic = site.books.topics.reading(sent.meter)
         session = site.broker.sessions.get(f"metercast-edge-{site.name}")
         site.books.take(sent, owed=session is not None and session.wants(topic))
@@ -516,7 +520,7 @@ class World:
         for _ in range(400):
             self.advance(60 * SECOND_US)
             self._work_all()
-            if all(map(self._rests, self.sites)) and not self._air:
+            if all(map(self._rests, self.sites)) and not self._under_way:
                 return
         for site in self.sites:
             site.books.check_all_recorded()
@@ -596,6 +600,7 @@ class World:
             hours.setdefault(ts_us // HOUR_US, []).append((meter, _payload(row)))
         batches = [((hour + 1) * HOUR_US, messages) for hour, messages in hours.items()]
         deliver_cleanly(process, batches, lambda _moment: None)
+        process.let_pass(self.now_us)
         process.clock.wall_us = self.now_us
         for _ in process.tick():
             pass
