@@ -68,8 +68,8 @@ class Session:
 class MemoryBroker:
     """Sessions and retained messages; what survives `kill` is what the last `save` held.
 
-    `highest_mid` bounds packet ids, so that a short test can see them used again; it must exceed every
-    receive maximum. A session that holds `max_queued` waiting messages drops what is beyond and counts it.
+    `highest_mid` bounds packet ids, and so what may be under way, so that a short test can see ids used again. A
+    session that holds `max_queued` waiting messages drops what is beyond and counts it.
     """
 
     def __init__(self, *, max_queued: int = 100_000, highest_mid: int = HIGHEST_PACKET_ID) -> None:
@@ -191,7 +191,7 @@ class MemoryConnection:
         self.dropped = 0
         self._filters = dict.fromkeys(filters)
         self._keep_bytes = keep_bytes
-        self._receive_maximum = receive_maximum
+        self._receive_maximum = min(receive_maximum, broker.highest_mid)
         self._session: Session | None = None
         self._again: deque[int] = deque()
         self._outgoing: deque[tuple[Message, MemoryDelivery]] = deque()

@@ -32,20 +32,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _many(seeds: range, seconds: float, without: list[str]) -> int:
     begun_s = told_s = time.monotonic()
-    failures, done = [], 0
+    failures, done = 0, 0
     for seed in seeds:
         now_s = time.monotonic()
         if now_s - begun_s > seconds:
             break
         if now_s - told_s > 5:
             told_s = now_s
-            print(f"{done} seeds in {now_s - begun_s:.0f} s, {len(failures)} failed", file=sys.stderr)
+            print(f"{done} seeds in {now_s - begun_s:.0f} s, {failures} failed", file=sys.stderr)
         found = failure_of(seed, without=without)
         done += 1
         if found:
-            failures.append(seed)
-            print(found)
-    print(f"{done} seeds in {time.monotonic() - begun_s:.1f} s, {len(failures)} failed")
+            failures += 1
+            print(found, flush=True)
+    print(f"{done} seeds in {time.monotonic() - begun_s:.1f} s, {failures} failed")
     return FAILED if failures else 0
 
 

@@ -61,12 +61,14 @@ class Books:
     published: Counter[Key] = field(default_factory=Counter)
     keys_of_payload: dict[tuple[str, bytes], tuple[Key, ...]] = field(default_factory=dict)
     on_disk: dict[int, frozenset[Key]] = field(default_factory=dict)
+    lost_with_record: set[Key] = field(default_factory=set)
     gaps: dict[Key, set[Key]] = field(default_factory=dict)
     first: dict[int, int] = field(default_factory=dict)
     disk_keys: set[Key] = field(default_factory=set)
     recorded: set[Key] = field(default_factory=set)
     committed: Counter[Key] = field(default_factory=Counter)
-    order: dict[Key, int] = field(default_factory=dict)
+    order: dict[tuple[Key, int], int] = field(default_factory=dict)
+    receptions: int = 0
     rows: dict[Identity, dict[str, Any]] = field(default_factory=dict)
     known: dict[Identity, float] = field(default_factory=dict)
     spoilt: list[Spoilt] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Books:
     copies_allowed: int = 1
     disasters: int = 0
 
-    # -- meters and broker ---------------------------------------------------------------------------------------
+    # -- meters and broker -----------------------------------------------------------------------------------------
 
     def take(self, sent: Sent, *, owed: bool) -> None:
         """A broker has taken a message; `owed`: for an edge that has a session there."""
@@ -87,7 +89,7 @@ class Books:
         """What is in messages that wait at the broker."""
         return {key for message in messages for key in self.keys_of_payload.get(message, ())}
 
-    # -- the edge's disk -----------------------------------------------------------------------------------------
+    # -- the edge's disk -------------------------------------------------------------------------------------------
 
     def look_afresh(self, edge: EdgeProcess) -> None:
         """After a start or a new epoch: what is on disk now, whatever we knew of it."""
@@ -104,7 +106,9 @@ class Books:
         """Batches `first` … `last` became one gap entry: it counts what they held, and is owed in their stead."""
         given_up = [self.on_disk.pop(seq) for seq in sorted(self.on_disk) if first <= seq <= last]
         rows = rows_of(edge.batch(last).kinds.get("gaps", {}))
-        lost = sum(sum(count for _meter, count in key[1]) if key[0] == "gap" else 1 for keys in given_up for key in keys)
+        lost = sum(
+            sum(count for _meter, count in key[1]) if key[0] == "gap" else 1 for keys in given_up for key in keys
+        )
         told = sum(row["readings"] for row in rows)
         require(told >= lost, f"a gap tells of {told} and {lost} were given up")
         require(all(row["reason"] for row in rows), f"a gap without a reason: {rows}")
@@ -113,14 +117,17 @@ class Books:
         self._look(edge, new_rows=False)
         for gap in (key for key in self.on_disk[last] if key[0] == "gap"):
             self.owed.add(gap)
-            self.gaps[gap] = held
+            self.gaps[gap] = (held | self.gaps.get(gap, set())) - {gap}
 
     def _look(self, edge: EdgeProcess, *, new_rows: bool) -> None:
         waiting = edge.outbox()
         for seq in self.on_disk.keys() - set(waiting):
             gone = self.on_disk.pop(seq)
             self._forgive({gap for gap in gone if gap in self.gaps and self._is_needless(gap)})
-            require(gone <= self.recorded | self.forgiven, f"batch {seq} left the outbox before the record held {set(gone) - self.recorded}")
+            require(
+                gone <= self.recorded | self.forgiven,
+                f"batch {seq} left the outbox before the record held {set(gone) - self.recorded}",
+            )
         epoch = edge.disk_facts()["epoch"]
         for seq in waiting:
             if seq not in self.on_disk:
@@ -135,7 +142,8 @@ class Books:
 
     def _is_needless(self, gap: Key) -> bool:
         """Whether all that a gap stands for was in the record before, unheard of by the edge."""
-        return all(key in self.recorded or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
+        was_recorded = self.recorded | self.lost_with_record
+        return all(key in was_recorded or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
 
     def _note_closed(self, edge: EdgeProcess) -> None:
         step_us = edge.params.step_s * 1_000_000
@@ -166,7 +174,9 @@ class Books:
         self.committed[key] += 1
         if key[2] is None:
             allowed = self.published[key] * self.copies_allowed
-            require(self.committed[key] <= allowed, f"a reading without ts was taken {self.committed[key]} times: {row}")
+            require(
+                self.committed[key] <= allowed, f"a reading without ts was taken {self.committed[key]} times: {row}"
+            )
         late = ts_us < row["received_us"] - self.lateness_us
         if not late:
             require(self.known.get(identity) != row["value"], f"a reading was counted twice: {row}")
@@ -177,7 +187,8 @@ class Books:
             period_us = round((row["period_s"] or 0) * 1e6)
             self.closed_us[meter] = max(self.closed_us.get(meter, ts_us), ts_us + period_us)
             self.rows[identity] = row
-        self.order[key] = len(self.order) + sum(self.committed.values())
+        self.receptions += 1
+        self.order[key, row["received_us"]] = self.receptions
 
     # -- central ---------------------------------------------------------------------------------------------------
 
@@ -194,6 +205,7 @@ class Books:
                 if rows.site == site and rows.seq <= record.recorded_seq(site, rows.epoch):
                     batch = Uplink(site=site, epoch=rows.epoch, seq=rows.seq, at="", kinds={rows.kind: rows.columns})
                     self.recorded |= self._enter(batch, new_rows=False)
+        self.lost_with_record |= before - self.recorded
         self._forgive(before - self.recorded)
 
     # -- disasters -------------------------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ class Books:
         self.forgiven |= keys
         self.owed -= keys
 
-    # -- what must hold ----------------------------------------------------------------------------------------------
+    # -- what must hold --------------------------------------------------------------------------------------------
 
     def check_nothing_lost(self, waiting_at_broker: Callable[[], set[Key]]) -> None:
         """Invariant 1, at this instant."""
@@ -275,7 +287,7 @@ def check_reader_rule(record: ModelRecord, books: Books, site: str) -> None:
         for number, row in enumerate(rows_of(part.columns)):
             identity, place = (row["meter_id"], row["ts_us"]), (row["received_us"], part.seq, number)
             best[identity] = max(best.get(identity, (place, row["value"])), (place, row["value"]))
-            mine = books.order[key_of_row(row)], row["value"]
+            mine = books.order[key_of_row(row), row["received_us"]], row["value"]
             expected[identity] = max(expected.get(identity, mine), mine)
     for identity, (_place, value) in best.items():
         require(value == expected[identity][1], f"{identity}: readers see {value}, received last: {expected[identity]}")

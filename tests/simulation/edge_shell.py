@@ -156,7 +156,7 @@ class EdgeProcess:
         self._status_due_s = 0.0
         self._unconfirmed: deque[tuple[MemoryDelivery, tuple[int, int]]] = deque()
 
-    # -- what happens to it --------------------------------------------------------------------------------------
+    # -- what happens to it ----------------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """End without a goodbye; call `Disk.crash` first, as closing tidies the database."""
@@ -185,7 +185,7 @@ class EdgeProcess:
             for wall_us in range(told.wall_us + TELLING_EVERY_US, until_us, TELLING_EVERY_US):
                 told.tell(wall_us)
 
-    # -- what can be seen of it ----------------------------------------------------------------------------------
+    # -- what can be seen of it ------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> str:
@@ -226,7 +226,7 @@ class EdgeProcess:
         """Whether the meter's forecast was cleared for its silence."""
         return bool(self.node.site.retired[self.node.site.meters.by_name[meter].row])
 
-    # -- what it does --------------------------------------------------------------------------------------------
+    # -- what it does ----------------------------------------------------------------------------------------------
 
     def turn(self, limit: int) -> Iterator[Moment]:
         """One pass of the loop: take up to `limit` messages, commit, acknowledge, forecast, send."""

@@ -69,7 +69,7 @@ class SimMeter:
         first_us = now_us // period_us * period_us
         return cls(name, kind, chance.choice(UNITS[kind]), period_us, chance, first_us)
 
-    # -- what it sends -------------------------------------------------------------------------------------------
+    # -- what it sends ---------------------------------------------------------------------------------------------
 
     def fresh(self, now_us: int, number: int) -> list[Sent]:
         """What has become due, as one message each or one list; some of it is held back for later."""
@@ -131,7 +131,7 @@ class SimMeter:
         """What is no reading, alone or in a list beside good ones."""
         return [Sent(self.name, self.chance.choice(GARBAGE) % number, (("garbage", number),))]
 
-    # -- how ------------------------------------------------------------------------------------------------------
+    # -- how -------------------------------------------------------------------------------------------------------
 
     def _value(self, number: int) -> float:
         """Never the same twice."""

@@ -14,9 +14,7 @@ from tests.simulation.world import World
 MEMORY: Final = Path("/dev/shm")  # where there is one, a sync to disk costs nothing
 
 
-def failure_of(
-    seed: int, say: Callable[[str], None] | None = None, *, without: Collection[str] = ()
-) -> str | None:
+def failure_of(seed: int, say: Callable[[str], None] | None = None, *, without: Collection[str] = ()) -> str | None:
     """What does not hold under this seed and how to see it again, or None. Another error passes through, named."""
     folder = Path(tempfile.mkdtemp(prefix="metercast-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
     try:

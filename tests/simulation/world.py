@@ -7,32 +7,27 @@ leaves the process. Which faults a seed knows is drawn first, so that each is al
 from __future__ import annotations
 
 import heapq
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Final
 from unittest.mock import patch
 
-import numpy as np
-
-from shared import params_file
 from shared.clock import DAY_US, HOUR_US, SECOND_US, iso, parse_instant_us
 from shared.errors import StateError
 from shared.memory import MemoryBroker, MemoryConnection
 from shared.mqtt import Incoming
-from shared.params import Params
 from shared.topics import SiteTopics
 from tests.simulation.central_shell import CentralProcess, ModelRecord
 from tests.simulation.central_shell import Moment as CentralMoment
 from tests.simulation.checks import Books, LedgerBooks, Violation, check_reader_rule, check_scored_once, require
-from tests.simulation.edge_shell import Clock, Disk, EdgeProcess, Moment, deliver_cleanly
-from tests.simulation.meters import MINUTE_US, Key, Sent, SimMeter
+from tests.simulation.edge_shell import Clock, Disk, EdgeProcess, Moment
+from tests.simulation.judge import check_always_a_forecast, check_intervals
+from tests.simulation.meters import MINUTE_US, Sent, SimMeter
+from tests.simulation.site import Site, params_of
 
 START_US: Final = parse_instant_us("2026-01-05T00:00:00Z")
 ROOT: Final = "metercast"
@@ -52,6 +47,7 @@ FAULTS: Final = (
     "record restored",
     "broker killed",
     "clock jumps",
+    "clock leaps a year",
     "garbage",
     "corrections",
     "duplicates",
@@ -62,63 +58,11 @@ FAULTS: Final = (
 )
 
 
-@cache
-def params_of(site: str, clock: str, step: str) -> Params:
-    """Parameters of a simulated edge; a short horizon, as forecasts are not what is looked at."""
-    overrides = [f"site={site}", f"clock={clock}", f"grid.step={step}", "forecast.horizon=2h", "uplink.window=4"]
-    return params_file.load(overrides=overrides)
-
-
 @contextmanager
 def chance_of_ids(chance: Random) -> Iterator[None]:
     """Ids that the edge draws for itself follow from the seed too."""
     with patch.object(secrets, "token_hex", lambda count=8: chance.randbytes(count).hex()):
         yield
-
-
-@dataclass(slots=True)
-class Site:
-    """One site: its meters, broker and edge, and the books kept on it."""
-
-    params: Params
-    disk: Disk
-    broker: MemoryBroker
-    clock: Clock
-    books: Books
-    meters: list[SimMeter]
-    process: EdgeProcess | None = None
-    turn: Iterator[Moment] | None = None
-    up: MemoryConnection | None = None
-    down: MemoryConnection | None = None
-    bridged: bool = True
-    on_net: bool = True
-    disk_full: bool = False
-    offset_us: int = 0
-    comparable_from_us: int = 0
-    bereft: bool = False
-    jumped: bool = False
-    renewed: bool = False
-    broker_forgot: bool = False
-    images: list[Path] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Its id."""
-        return self.params.site
-
-    @property
-    def orders_receptions(self) -> bool:
-        """Whether `received_at` and `seq` tell the order of reception: its clock never went back, its numbers neither.
-
-        Under the event clock many readings are received at one instant, so that a new epoch confounds their order.
-        """
-        return not self.jumped and (self.params.clock == "wall" or not (self.renewed or self.books.disasters))
-
-    def waiting_at_broker(self) -> set[Key]:
-        """What the edge has not acknowledged to its broker."""
-        session = self.broker.sessions.get(f"metercast-edge-{self.name}")
-        held = session.held() if session is not None else ()
-        return self.books.keys_in((message.topic, message.payload) for message in held if not message.retain)
 
 
 class World:
@@ -181,7 +125,7 @@ class World:
         """Whether a fault this seed knows happens now."""
         return not self.calm and fault in self.faults and self.chance.random() < share
 
-    # -- the course of things ------------------------------------------------------------------------------------
+    # -- the course of things --------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Live through some of STEPS of trouble, then let all come to rest, and judge."""
@@ -280,7 +224,7 @@ class World:
         site.broker.publish(topic, sent.payload, retain=sent.retain)
         self.say(f"{site.name}: {sent.meter} sent {sent.payload[:90]!r}{' retained' * sent.retain}")
 
-    # -- trouble -----------------------------------------------------------------------------------------------------
+    # -- trouble ---------------------------------------------------------------------------------------------------
 
     def trouble(self, site: Site) -> None:
         """What goes wrong at a site, and what mends itself."""
@@ -308,8 +252,14 @@ class World:
         if self.happens("bridge cut", 0.25 if not site.bridged else 0.05):
             site.bridged = not site.bridged
             self.say(f"{site.name}: bridge {'back' if site.bridged else 'cut'}")
-        if self.happens("clock jumps", 0.3 if site.offset_us else 0.03):
-            self._jump(site, 0 if site.offset_us else self.chance.choice((-90, -10, 10, 90)) * MINUTE_US)
+        if site.offset_us and self.chance.random() < 0.3:
+            self._jump(site, 0)
+        if self.happens("clock jumps", 0.03) and not site.offset_us:
+            self._jump(site, self.chance.choice((-90, -10, 10, 90)) * MINUTE_US)
+
+        if self.happens("clock leaps a year", 0.02) and not site.offset_us:
+            site.leapt = True
+            self._jump(site, self.chance.choice((-365, 365)) * DAY_US)
 
     def _jump(self, site: Site, offset_us: int) -> None:
         site.offset_us = offset_us
@@ -355,7 +305,7 @@ class World:
             shutil.rmtree(site.process.folder)
         site.process = site.turn = None
 
-    # -- the edge ------------------------------------------------------------------------------------------------------
+    # -- the edge --------------------------------------------------------------------------------------------------
 
     def work(self, site: Site) -> None:
         """An edge lives on: it starts, comes back onto the net, and goes on with its turn."""
@@ -423,7 +373,7 @@ class World:
         if moment in (Moment.COMMITTED, Moment.RENEWED, Moment.GAPPED, Moment.ACKNOWLEDGED):
             site.books.check_nothing_lost(site.waiting_at_broker)
 
-    # -- the bridge ------------------------------------------------------------------------------------------------------
+    # -- the bridge ------------------------------------------------------------------------------------------------
 
     def bridge(self, site: Site) -> None:
         """Carry batches up and acks down, worse than a real bridge would."""
@@ -453,7 +403,7 @@ class World:
             site.broker.publish(message.topic, message.payload, retain=True)
             self.say(f"{site.name}: hears {message.payload.decode()}")
 
-    # -- central -----------------------------------------------------------------------------------------------------------
+    # -- central ---------------------------------------------------------------------------------------------------
 
     def trouble_central(self) -> None:
         """What goes wrong at central."""
@@ -506,7 +456,7 @@ class World:
             self.central.kill()
         self.central = self.central_turn = None
 
-    # -- the end -----------------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def come_to_rest(self) -> None:
         """Faults stop; within bounded time all that is owed comes into the record."""
@@ -524,7 +474,9 @@ class World:
                 return
         for site in self.sites:
             site.books.check_all_recorded()
-        raise Violation("it never comes to rest: " + ", ".join(f"{s.name} {sorted(s.books.on_disk)}" for s in self.sites))
+        raise Violation(
+            "it never comes to rest: " + ", ".join(f"{s.name} {sorted(s.books.on_disk)}" for s in self.sites)
+        )
 
     def _work_all(self) -> None:
         self.land()
@@ -549,67 +501,12 @@ class World:
             site.books.check_all_recorded()
             if site.orders_receptions:
                 check_reader_rule(self.record, site.books, site.name)
-            if not site.books.disasters and "record restored" not in self.faults:
+            # What a clock a year off made close is opened again, and met by the truth again.
+            if not (site.books.disasters or site.leapt or "record restored" in self.faults):
                 check_scored_once(self.record, site.name)
             if site.params.clock == "wall" or not site.broker_forgot:
-                self._check_always_a_forecast(site, process)
-            self._check_intervals(site, process)
-
-    def _check_always_a_forecast(self, site: Site, process: EdgeProcess) -> None:
-        """Invariant 4: a meter with usable history has the forecast of its newest origin, retained."""
-        step_us = site.params.step_s * SECOND_US
-        for meter in process.meters():
-            closed = process.closed(meter)
-            loads_kw = process.loads_kw(meter, np.arange(closed - 8 * DAY_US // step_us, closed))
-            if closed < 0 or process.retired(meter) or not np.isfinite(loads_kw).any():
-                continue
-            kept = site.broker.retained.get(site.books.topics.forecast(meter))
-            require(kept is not None, f"{site.name} {meter} has history and no forecast")
-            assert kept is not None
-            origin = iso(closed * step_us).encode()
-            require(b'"origin":"' + origin in kept.payload, f"{site.name} {meter}: no forecast at {origin!r}")
-
-    def _check_intervals(self, site: Site, process: EdgeProcess) -> None:
-        """Invariant 2: intervals equal those of one clean delivery in order, bit for bit."""
-        clean = self._clean(site)
-        step_us = site.params.step_s * SECOND_US
-        for meter in sorted({meter for meter, _ts_us in site.books.rows} & set(process.meters())):
-            first_us = min(ts_us for name, ts_us in site.books.rows if name == meter)
-            first = max(first_us, site.comparable_from_us) // step_us + bool(site.comparable_from_us)
-            if site.comparable_from_us < self.now_us:
-                both = process.closed(meter), clean.closed(meter)
-                require(both[0] == both[1], f"{site.name} {meter}: closed up to {both[0]}, cleanly {both[1]}")
-            numbers = np.arange(first, process.closed(meter))
-            for one in site.books.spoilt:
-                if one.meter == meter:
-                    numbers = numbers[(numbers < one.from_us // step_us) | (numbers > one.until_us // step_us)]
-            got, wanted = process.loads_kw(meter, numbers), clean.loads_kw(meter, numbers)
-            wrong = numbers[~((got == wanted) | (np.isnan(got) & np.isnan(wanted)))]
-            if len(wrong):
-                at = int(np.flatnonzero(numbers == wrong[0])[0])
-                raise Violation(
-                    f"{site.name} {meter}: interval {iso(int(wrong[0]) * step_us)} is {got[at]!r}, cleanly {wanted[at]!r}"
-                )
-        clean.kill()
-
-    def _clean(self, site: Site) -> EdgeProcess:
-        """The same readings at an edge that nothing happens to."""
-        process = EdgeProcess(site.params, Disk(self._folder / f"{site.name}-clean"), MemoryBroker(), Clock(0))
-        hours: dict[int, list[tuple[str, bytes]]] = {}
-        for (meter, ts_us), row in sorted(site.books.rows.items(), key=lambda one: one[0][1]):
-            hours.setdefault(ts_us // HOUR_US, []).append((meter, _payload(row)))
-        batches = [((hour + 1) * HOUR_US, messages) for hour, messages in hours.items()]
-        deliver_cleanly(process, batches, lambda _moment: None)
-        process.let_pass(self.now_us)
-        process.clock.wall_us = self.now_us
-        for _ in process.tick():
-            pass
-        return process
-
-
-def _payload(row: dict[str, object]) -> bytes:
-    content = {name: row[name] for name in ("value", "unit", "kind", "period_s") if row[name] is not None}
-    return json.dumps({"ts": iso(int(str(row["ts_us"]))), **content}).encode()
+                check_always_a_forecast(site, process)
+            check_intervals(site, process, self._folder / f"{site.name}-clean", self.now_us)
 
 
 def _attached(connection: MemoryConnection | None, broker: MemoryBroker, name: str, *topics: str) -> MemoryConnection:
