@@ -80,7 +80,7 @@ def _table_of(kind: str) -> str:
 class CentralProcess:
     """One life of central, from start to kill."""
 
-    def __init__(self, root: str, record: ModelRecord, broker: MemoryBroker, *, now: Callable[[], str | None]) -> None:
+    def __init__(self, root: str, record: ModelRecord, broker: MemoryBroker, *, now: Callable[[], str]) -> None:
         self.root = root
         self.now = now
         self.record = record
@@ -105,8 +105,8 @@ class CentralProcess:
             match effect:
                 case Write(batches):
                     yield from self._write(batches)
-                case TellAcked(site, epoch, seq, missing, at):
-                    answer = Acked(epoch=epoch, seq=seq, missing=list(missing), at=self.now() or at)
+                case TellAcked(site, epoch, seq, missing, _at):
+                    answer = Acked(epoch=epoch, seq=seq, missing=list(missing), at=self.now())
                     self.connection.publish(SiteTopics(self.root, site).acked, answer.encode(), retain=True)
                     yield Moment.ANSWERED
                 case Release(deliveries):

@@ -33,7 +33,7 @@ def check_intervals(site: Site, process: EdgeProcess, folder: Path, now_us: int)
     """Invariant 2: intervals equal those of one clean delivery in order, bit for bit."""
     clean = _cleanly(site, folder, now_us)
     step_us = site.params.step_s * SECOND_US
-    for meter in sorted({meter for meter, _ts_us in site.books.rows} & set(process.meters())):
+    for meter in sorted({meter for meter, _ts_us in site.books.rows} & set(process.meters()) & set(clean.meters())):
         first_us = min(ts_us for name, ts_us in site.books.rows if name == meter)
         first = max(first_us, site.comparable_from_us) // step_us + bool(site.comparable_from_us)
         if site.comparable_from_us < now_us:

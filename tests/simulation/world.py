@@ -84,7 +84,6 @@ class World:
         self.faults = {fault for fault in FAULTS if self.chance.random() < share and fault not in without}
         self.ledger = LedgerBooks()
         self.broker = MemoryBroker()
-        self.event_clock = self.chance.random() < 0.3
         self.record = ModelRecord()
         self.records: list[ModelRecord] = []
         self.central: CentralProcess | None = None
@@ -333,6 +332,7 @@ class World:
             require(site.disk_full, f"{site.name} does not start: {error}")
             return
         site.process = process
+        site.misled = site.misled or abs(site.offset_us) >= DAY_US
         site.books.look_afresh(process)
         if site.bereft:
             site.bereft = False
@@ -438,9 +438,9 @@ class World:
                 return
         self.central_turn = None
 
-    def _central_now(self) -> str | None:
-        """What central's clock says; None where it takes the uplink's time."""
-        return None if self.event_clock else iso(self.now_us)
+    def _central_now(self) -> str:
+        """What central's wall clock says."""
+        return iso(self.now_us)
 
     def _look_at_record(self, central: CentralProcess) -> None:
         self.ledger.record(central.written[self._seen :])
@@ -506,7 +506,8 @@ class World:
                 check_scored_once(self.record, site.name)
             if site.params.clock == "wall" or not site.broker_forgot:
                 check_always_a_forecast(site, process)
-            check_intervals(site, process, self._folder / f"{site.name}-clean", self.now_us)
+            if not site.misled:
+                check_intervals(site, process, self._folder / f"{site.name}-clean", self.now_us)
 
 
 def _attached(connection: MemoryConnection | None, broker: MemoryBroker, name: str, *topics: str) -> MemoryConnection:
