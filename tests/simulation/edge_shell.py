@@ -33,14 +33,14 @@ from edge.effects import (
     HistoryArrived,
     MakeGap,
     Publish,
-    RawMessage,
     ReadingsArrived,
     RenewEpoch,
     Tick,
 )
 from edge.meters import NO_INSTANT
 from edge.node import Node
-from edge.store import DATABASE, Store, is_sound
+from edge.salvage import DATABASE
+from edge.store import Store, is_sound
 from shared import __version__
 from shared.clock import SECOND_US, iso
 from shared.errors import StateDamaged, StateError
@@ -138,7 +138,7 @@ class EdgeProcess:
         self.folder = disk.folder
         self.disk = disk
         self.topics = SiteTopics(params.mqtt.root, params.site)
-        self.store = Store(disk.folder)
+        self.store = Store(disk.folder, iso(clock.wall_us))
         self.node: Node = build_node(params, self.store, ArtifactFolder(disk.folder / "models"))
         self.connection = MemoryConnection(
             broker,
@@ -358,8 +358,8 @@ class EdgeProcess:
             self.connection.publish(self.topics.status, status.encode(), retain=True)
 
 
-def _raw(m: Incoming) -> RawMessage:
-    return RawMessage(m.topic, m.payload, m.size, retain=m.retain, mid=m.mid, dup=m.dup)
+def _raw(m: Incoming) -> Incoming:
+    return Incoming(m.topic, m.payload, m.size, retain=m.retain, mid=m.mid, dup=m.dup)
 
 
 def deliver_cleanly(
@@ -369,6 +369,6 @@ def deliver_cleanly(
     for wall_us, messages in batches:
         process.let_pass(wall_us)
         process.clock.wall_us = wall_us
-        raw = tuple(RawMessage(process.topics.reading(meter), payload, len(payload)) for meter, payload in messages)
+        raw = tuple(Incoming(process.topics.reading(meter), payload, len(payload)) for meter, payload in messages)
         for moment in process._handle(ReadingsArrived(raw)):
             read(moment)
