@@ -225,7 +225,7 @@ class Intake:
         self._metrics.uplink_at.labels(batch.site).set(parse_instant_us(batch.at) / 1e6)
 
     def _tell(self, told: TellAcked, now: datetime) -> None:
-        at = told.at if self._event_clock and told.at else iso(to_us(now))
+        at = iso(to_us(now))  # an edge orders our answers by it, under the event clock too
         answer = Acked(epoch=told.epoch, seq=told.seq, missing=list(told.missing), at=at)
         self._connection.publish(SiteTopics(self._root, told.site).acked, answer.encode(), retain=True)
 

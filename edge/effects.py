@@ -31,6 +31,11 @@ class RestoreArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class NumbersInDoubt:
+    """Another life of this disk may have used the numbers that we give: it was restored from an image, perhaps."""
+
+
+@dataclass(frozen=True, slots=True)
 class StateMended:
     """At the start the state was found damaged, and is what could be saved of it; `lost` are ranges of batches."""
 
@@ -49,10 +54,11 @@ class GapMade:
 
 @dataclass(frozen=True, slots=True)
 class AckedArrived:
-    """Central says what is in the record."""
+    """Central says what is in the record; `live` is what it says now, and not what a broker had kept."""
 
     topic: str
     payload: bytes
+    live: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class EpochRenewed:
 Event = (
     EpochRenewed
     | StateMended
+    | NumbersInDoubt
     | GapMade
     | ReadingsArrived
     | HistoryArrived

@@ -20,20 +20,30 @@ STATUS_EVERY_S: Final = 10.0  # how often an edge says that it is online
 LOOK_S: Final = 0.5  # a retained status comes within this, or there is none
 
 
-def require_free(params: MqttParams, topics: SiteTopics, instance: str) -> None:
-    """Raise SiteTaken when another instance serves the site; waits only where a status claims that one does."""
+def require_free(params: MqttParams, topics: SiteTopics, instance: str) -> Status | None:
+    """The status that the last one to serve the site left behind, if any.
+
+    Raises SiteTaken when another instance serves it; waits only where a status claims that one does.
+    """
     probe = Connection(
         params, client_id=f"metercast-edge-{topics.site}-{instance}", filters=[topics.status], lasting=False
     )
     probe.start()
     try:
-        if any(_claims(message.payload) for message in probe.receive(1, LOOK_S)):
-            for message in _during(probe, 1.2 * STATUS_EVERY_S):
-                status = _claims(message)
-                if status is not None:
+        left = next(map(_status_in, (message.payload for message in probe.receive(1, LOOK_S))), None)
+        if left is not None and left.state != "offline":
+            for payload in _during(probe, 1.2 * STATUS_EVERY_S):
+                status = _status_in(payload)
+                if status is not None and status.state != "offline":
                     raise _taken(topics.site, status)
+        return left
     finally:
         probe.stop()
+
+
+def another_lived(left: Status | None, *, last_instance: str) -> bool:
+    """Whether a process has served that a disk with a past does not know of: then the disk is an old image."""
+    return left is not None and last_instance not in ("", left.instance)
 
 
 def require_not_replaced(payload: bytes, topics: SiteTopics, *, instance: str, started_at: str) -> None:
@@ -56,12 +66,11 @@ def _during(probe: Connection, seconds: float) -> list[bytes]:
     return []
 
 
-def _claims(payload: bytes) -> Status | None:
+def _status_in(payload: bytes) -> Status | None:
     try:
-        status = Status.decode(payload, "status")
+        return Status.decode(payload, "status")
     except MessageRefused:
         return None
-    return status if status.state != "offline" else None
 
 
 def _taken(site: str, status: Status) -> SiteTaken:

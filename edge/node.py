@@ -30,6 +30,7 @@ from edge.effects import (
     HistoryArrived,
     KeepArtifacts,
     MakeGap,
+    NumbersInDoubt,
     Publish,
     ReadingsArrived,
     RenewEpoch,
@@ -48,7 +49,7 @@ from edge.site import SiteState
 from edge.siteclock import SiteClock
 from edge.uplink import UplinkLedger
 from edge.window import NEVER
-from shared.clock import iso, to_datetime
+from shared.clock import SECOND_US, iso, to_datetime
 from shared.errors import MessageRefused
 from shared.messages import (
     EVENT_COLUMNS,
@@ -65,6 +66,7 @@ from shared.params import Params
 from shared.topics import SiteTopics
 
 ROUNDS_PER_TICK: Final = 24
+FRESH_WITHIN_US: Final = 60 * SECOND_US  # central's clock may be behind ours by so much
 DEGRADED_FROM: Final = 0.8  # of outbox.max_bytes
 
 
@@ -101,10 +103,13 @@ class Node:
         self._restored: set[int] = set()
         self._forms_kept = len(site.forms)
         self._committed_us = clock.latest_us
+        self._began_us: int | None = None  # by the wall clock
 
-    def handle(self, event: Event, wall_us: int) -> list[Effect]:  # noqa: C901, PLR0911 -- one return an event
+    def handle(self, event: Event, wall_us: int) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912 -- one return an event
         """Apply one event and return what the world should do about it, in order."""
         self.clock.tell(wall_us)
+        if self._began_us is None:
+            self._began_us = wall_us
         match event:
             case ReadingsArrived(messages):
                 return self._on_readings(messages)
@@ -123,8 +128,11 @@ class Node:
                 return []
             case StateMended(detail, lost):
                 return self._on_mended(detail, lost)
-            case AckedArrived(topic, payload):
-                return self._on_acked(topic, payload)
+            case NumbersInDoubt():
+                self.uplink.doubt()
+                return self._renew_epoch()
+            case AckedArrived(topic, payload, live):
+                return self._on_acked(topic, payload, live=live)
             case RestoreArrived(topic, payload):
                 return self._on_restore(topic, payload)
             case DesiredArrived(topic, payload):
@@ -326,16 +334,21 @@ class Node:
             changes.meters |= self._confirmed
             self._confirmed = set()
 
-    def _on_acked(self, topic: str, payload: bytes) -> list[Effect]:
+    def _renew_epoch(self) -> list[Effect]:
+        self.counters["epochs_renewed", ""] += 1
+        return [RenewEpoch(self._new_id())]
+
+    def _on_acked(self, topic: str, payload: bytes, *, live: bool) -> list[Effect]:
         try:
             acked = Acked.decode(payload, topic)
         except MessageRefused as reason:
             return self._refuse_control(topic, payload, reason)
         if self.uplink.disowned_by(acked):
-            self.counters["epochs_renewed", ""] += 1
-            return [RenewEpoch(self._new_id())]
-        recorded = self.uplink.on_acked(acked)
-        return [self._commit(Changes(acked=recorded))] if recorded else []
+            return self._renew_epoch()
+        fresh = live and self._began_us is not None and acked.at_us >= self._began_us - FRESH_WITHIN_US
+        recorded = self.uplink.on_acked(acked, fresh=fresh)
+        facts = {"recorded": ",".join(map(str, self.uplink.recorded))}
+        return [self._commit(Changes(acked=recorded, facts=facts))] if recorded else []
 
     def _on_restore(self, topic: str, payload: bytes) -> list[Effect]:
         """Take closed intervals that central gives back, when they are meant for this epoch of ours."""
@@ -412,7 +425,6 @@ class Node:
 
     def _commit(self, changes: Changes) -> Commit:
         changes.facts["next_seq"] = str(self.uplink.next_seq)
-        changes.facts["recorded_seq"] = str(self.uplink.recorded_seq)
         changes.facts["wall_us"] = str(self.clock.wall_us)
         forms = self.site.forms
         changes.forms = [(number, forms[number]) for number in range(self._forms_kept, len(forms))]

@@ -27,6 +27,7 @@ from edge.effects import (
     HistoryArrived,
     KeepArtifacts,
     MakeGap,
+    NumbersInDoubt,
     Publish,
     ReadingsArrived,
     RenewEpoch,
@@ -37,7 +38,7 @@ from edge.effects import (
     Tick,
     Unsubscribe,
 )
-from edge.incumbent import LOOK_S, STATUS_EVERY_S, require_free, require_not_replaced
+from edge.incumbent import LOOK_S, STATUS_EVERY_S, another_lived, require_free, require_not_replaced
 from edge.metrics import serve
 from edge.store import is_sound
 from shared import __version__
@@ -85,12 +86,19 @@ class Runtime:
         Raises BrokerUnreachable when the broker cannot be reached at first, SiteTaken when another edge is here.
         """
         try:
-            require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
+            left = require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
+            self._begin(left)
             self._connection.start()
             self._serve()
         finally:
             self._connection.stop()
             self._edge.store.close()
+
+    def _begin(self, left: Status | None) -> None:
+        """Make sure that the disk knows of the last life of this site, and of this one before others hear of it."""
+        if another_lived(left, last_instance=self._edge.store.facts.get("instance", "")):
+            self._handle(NumbersInDoubt())
+        self._commit(Changes(facts={"instance": self._edge.instance}))
 
     def _serve(self) -> None:
         serve(self._edge)
@@ -154,7 +162,7 @@ class Runtime:
     def _control(self, message: Incoming) -> Event | None:
         topics = self._node.topics
         if message.topic == topics.acked:
-            return AckedArrived(message.topic, message.payload)
+            return AckedArrived(message.topic, message.payload, live=not message.retain)
         if message.topic == topics.restore:
             return RestoreArrived(message.topic, message.payload)
         if message.topic == topics.desired and message.payload:
@@ -225,7 +233,7 @@ class Runtime:
         """Begin a new epoch; when that cannot be written now, central's next ack asks for it again."""
         try:
             self._handle(EpochRenewed(epoch, tuple(self._edge.store.renew_epoch(epoch))))
-            log.warning("new epoch: central's record and ours had parted", extra={"epoch": epoch})
+            log.warning("new epoch: the old one's numbers cannot be relied on", extra={"epoch": epoch})
         except StateError as error:
             log.error("no new epoch yet", extra={"reason": str(error)})
 
@@ -264,12 +272,9 @@ class Runtime:
             return
         uplink = self._edge.params.uplink
         now_s = time.monotonic()
-        due = self._node.uplink.due(
-            now_s,
-            window=uplink.window,
-            resend_after_s=uplink.resend_after.total_seconds(),
-            connected_for_s=now_s - self._connected_at_s,
-        )
+        if self._node.uplink.is_in_doubt(now_s - self._connected_at_s):
+            self._handle(NumbersInDoubt())
+        due = self._node.uplink.due(now_s, window=uplink.window, resend_after_s=uplink.resend_after.total_seconds())
         try:
             for seq in due:
                 self._send(seq)

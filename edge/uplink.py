@@ -15,7 +15,7 @@ from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
 
 Kinds = Mapping[str, dict[str, list[Any]]]
 DOUBLINGS_AT_MOST: Final = 5
-UNHEARD_AT_MOST_S: Final = 5.0  # connected for so long and no word of central's: there is nothing to be heard
+UNHEARD_AT_MOST_S: Final = 60.0  # connected for so long and no word of central's: a new epoch needs none
 EMPTIED_TO: Final = 0.9  # of a full outbox: so that gaps are few
 _ROWS_AT_MOST: Final = 10_000
 
@@ -24,19 +24,31 @@ class UplinkLedger:
     """Which batches wait, which are under way, which number comes next."""
 
     def __init__(
-        self, site: str, epoch: str, *, next_seq: int, waiting: list[tuple[int, int]], recorded_seq: int = 0
+        self,
+        site: str,
+        epoch: str,
+        *,
+        next_seq: int,
+        waiting: list[tuple[int, int]],
+        recorded: tuple[int, int] = (0, 0),
+        is_new: bool = False,
     ) -> None:
+        """`recorded` is what the newest ack said that let batches leave: its seq and `at` in microseconds.
+
+        `is_new`: nobody has ever sent a number of this epoch.
+        """
         self.site = site
         self.epoch = epoch
         self.next_seq = next_seq
-        self.recorded_seq = recorded_seq  # all up to it were in the record, by central's own word
         self._waiting = dict(waiting)
         self._sent_s: dict[int, float] = {}
         self._sendings: dict[int, int] = {}
         self._size_bytes = sum(self._waiting.values())
         self._begun_at = next_seq  # numbers from here on were given by this process
         self._sent_up_to = next_seq - 1
-        self._heard = False
+        self._heard = is_new
+        self._in_doubt = False
+        self.recorded = recorded
 
     @property
     def batches(self) -> int:
@@ -63,14 +75,15 @@ class UplinkLedger:
         self.next_seq += 1
         return [(self.next_seq - 1, body)]
 
-    def on_acked(self, acked: Acked) -> list[int]:
+    def on_acked(self, acked: Acked, *, fresh: bool = True) -> list[int]:
         """The batches that are now in the record and leave the outbox; acks of another epoch are ignored."""
         if acked.epoch != self.epoch:
             return []
-        self._heard = True
-        self.recorded_seq = max(self.recorded_seq, acked.seq)
+        self._heard = (self._heard or fresh) and not self._in_doubt
         self._sendings.clear()  # central is there: no reason to hold back
         recorded = list(takewhile(lambda seq: seq <= acked.seq, self._waiting))
+        if recorded:
+            self.recorded = max(self.recorded, (acked.seq, acked.at_us))
         for seq in recorded:
             self._drop(seq)
         for first, last in acked.missing:
@@ -108,32 +121,41 @@ class UplinkLedger:
     def disowned_by(self, acked: Acked) -> bool:
         """Whether central and we no longer mean the same batches by this epoch's numbers.
 
-        Central has more than we ever sent (our disk is an old image), or wants a batch that we were told is recorded
-        (its record is an old one). Only a new epoch helps. An old ack that comes again never wants the last one we were
-        told of: to be told of it, all before it had come.
+        Central has more than we ever sent (our disk is an old image), or wants what it told us is recorded (its record
+        is an old one). Only a new epoch helps. An ack no later than the one that let our last batch leave is an old
+        one that comes again, and says nothing.
         """
-        wants_recorded = any(first <= self.recorded_seq <= last for first, last in acked.missing)
-        return acked.epoch == self.epoch and (acked.seq > self._sent_up_to or wants_recorded)
+        seq, at_us = self.recorded
+        wants_dropped = acked.at_us > at_us and any(first <= seq for first, _last in acked.missing)
+        return acked.epoch == self.epoch and (acked.seq > self._sent_up_to or wants_dropped)
 
     def renew(self, epoch: str, waiting: Sequence[tuple[int, int]]) -> None:
         """Go on under a new epoch, in which the waiting batches are numbered from 1."""
         self.epoch, self._waiting, self._sent_s, self._sendings = epoch, dict(waiting), {}, {}
         self._size_bytes = sum(self._waiting.values())
         self.next_seq = self._begun_at = len(waiting) + 1
-        self._sent_up_to, self._heard, self.recorded_seq = 0, True, 0  # nobody has used a number of this epoch before
+        self.recorded = (0, 0)
+        self._in_doubt = False
+        self._sent_up_to, self._heard = 0, True  # nobody has used a number of this epoch before
 
     def is_of_earlier_process(self, seq: int) -> bool:
         """Whether a batch was written before this process began, so that its disk may have spoilt it since."""
         return seq < self._begun_at
 
-    def due(
-        self, monotonic_s: float, *, window: int, resend_after_s: float, connected_for_s: float = UNHEARD_AT_MOST_S
-    ) -> list[int]:
+    def is_in_doubt(self, connected_for_s: float) -> bool:
+        """Whether numbers given in this process wait, and nobody has told for long that they are free."""
+        unheard = not self._heard and connected_for_s >= UNHEARD_AT_MOST_S and self.next_seq > self._begun_at
+        return self._in_doubt or unheard
+
+    def doubt(self) -> None:
+        """Send no number given in this process until a new epoch has begun."""
+        self._in_doubt, self._heard = True, False
+
+    def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
         """The numbers to send now: of the oldest `window`, those not under way or unanswered for too long.
 
         Each sending without an answer doubles the wait: what central is not there to take would fill the broker.
         """
-        self._heard = self._heard or connected_for_s >= UNHEARD_AT_MOST_S
         oldest = [seq for seq in islice(self._waiting, window) if self._heard or seq < self._begun_at]
         due = [seq for seq in oldest if self._is_due(seq, monotonic_s, resend_after_s)]
         self._sent_up_to = max(self._sent_up_to, *due) if due else self._sent_up_to

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from shared.clock import parse_instant_us
 from shared.errors import MessageRefused
 from shared.manifest import Manifest
 
@@ -147,6 +148,14 @@ class Acked(Message):
     seq: int
     missing: list[tuple[int, int]] = []
     at: str
+
+    @property
+    def at_us(self) -> int:
+        """`at` in microseconds; 0 for what is no instant."""
+        try:
+            return parse_instant_us(self.at)
+        except ValueError:
+            return 0
 
 
 class Desired(Message):

@@ -294,11 +294,10 @@ def check_reader_rule(record: ModelRecord, books: Books, site: str) -> None:
 
 
 def check_scored_once(record: ModelRecord, site: str) -> None:
-    """Invariant 2: each forecast met the truth once."""
-    seen: set[tuple[Any, ...]] = set()
+    """Invariant 2: each forecast met the truth once. A copy under a new epoch is one score to who reads the record."""
+    seen: dict[tuple[Any, ...], dict[str, Any]] = {}
     for part in record.tables["scores"]:
         if part.site == site:
             for row in rows_of(part.columns):
                 score = row["meter_id"], row["valid_us"], row["lead"], row["role"]
-                require(score not in seen, f"scored twice: {score}")
-                seen.add(score)
+                require(seen.setdefault(score, row) == row, f"scored twice: {score}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,22 @@ from edge.effects import (
     GapMade,
     HistoryArrived,
     MakeGap,
+    NumbersInDoubt,
     Publish,
     ReadingsArrived,
     RenewEpoch,
     Tick,
 )
+from edge.incumbent import another_lived
 from edge.meters import NO_INSTANT
 from edge.node import Node
 from edge.salvage import DATABASE
 from edge.store import Store, is_sound
 from shared import __version__
 from shared.clock import SECOND_US, iso
-from shared.errors import StateDamaged, StateError
+from shared.errors import MessageRefused, StateDamaged, StateError
 from shared.memory import MemoryBroker, MemoryConnection, MemoryDelivery
-from shared.messages import Uplink
+from shared.messages import Status, Uplink
 from shared.mqtt import Incoming, Will
 from shared.params import Params
 from shared.topics import SiteTopics
@@ -144,7 +146,7 @@ class EdgeProcess:
             broker,
             client_id=f"metercast-edge-{params.site}",
             filters=[self.topics.readings, self.topics.backfills, self.topics.acked],
-            will=Will(self.topics.status, b"offline"),
+            will=Will(self.topics.status, self._status_of("offline", instance, clock)),
             receive_maximum=40,
         )
         self.torn_from: int | None = None
@@ -155,6 +157,21 @@ class EdgeProcess:
         self._connected_at_s = 0.0
         self._status_due_s = 0.0
         self._unconfirmed: deque[tuple[MemoryDelivery, tuple[int, int]]] = deque()
+
+    def _status_of(self, state: Literal["online", "offline"], instance: str, clock: Clock) -> bytes:
+        status = self.node.status(instance=instance, started_at=iso(clock.wall_us), version=__version__)
+        status.state = state
+        return status.encode()
+
+    def begin(self, left: bytes) -> Iterator[Moment]:
+        """Look at the status that the last life left behind, and make the disk know of this one."""
+        try:
+            status = Status.decode(left, self.topics.status)
+        except MessageRefused:
+            status = None
+        if another_lived(status, last_instance=self.store.facts.get("instance", "")):
+            yield from self._handle(NumbersInDoubt())
+        yield from self._commit(Changes(facts={"instance": self._instance}))
 
     # -- what happens to it ----------------------------------------------------------------------------------------
 
@@ -239,7 +256,7 @@ class EdgeProcess:
             yield from self._handle(HistoryArrived(tuple(map(_raw, history))))
         for message in messages:
             if message.topic == self.topics.acked:
-                yield from self._handle(AckedArrived(message.topic, message.payload))
+                yield from self._handle(AckedArrived(message.topic, message.payload, live=not message.retain))
         yield from self._acknowledge(messages)
         yield from self._confirm()
         yield from self._handle(Tick(caught_up=self.connection.connected and not self.connection.waiting))
@@ -337,11 +354,10 @@ class EdgeProcess:
         if self.connection.connects != self._connects:
             self._connects, self._connected_at_s = self.connection.connects, self.clock.monotonic_s
         uplink = self.params.uplink
+        if self.node.uplink.is_in_doubt(self.clock.monotonic_s - self._connected_at_s):
+            yield from self._handle(NumbersInDoubt())
         due = self.node.uplink.due(
-            self.clock.monotonic_s,
-            window=uplink.window,
-            resend_after_s=uplink.resend_after.total_seconds(),
-            connected_for_s=self.clock.monotonic_s - self._connected_at_s,
+            self.clock.monotonic_s, window=uplink.window, resend_after_s=uplink.resend_after.total_seconds()
         )
         for seq in due:
             body = self.store.outbox_body(seq)

@@ -49,6 +49,7 @@ class Site:
     misled: bool = False  # it started while its clock was a year off: it cannot know, and what it closed then differs
     renewed: bool = False
     broker_forgot: bool = False
+    lives: int = 0  # of its disk: each image that is restored begins another
     images: list[Path] = field(default_factory=list)
 
     @property

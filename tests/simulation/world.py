@@ -9,13 +9,16 @@ from __future__ import annotations
 import heapq
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
 from unittest.mock import patch
 
+from edge.siteclock import BELIEVED_AFTER_US
 from shared.clock import DAY_US, HOUR_US, SECOND_US, iso, parse_instant_us
 from shared.errors import StateError
 from shared.memory import MemoryBroker, MemoryConnection
@@ -282,8 +285,20 @@ class World:
             site.disk.wipe()
         else:
             site.disk.restore(image)
+            self._forget_uplink(site)
         site.bereft = True
         self.say(f"{site.name}: the disk is {'wiped' if image is None else f'restored from {image.name}'}")
+
+    def _forget_uplink(self, site: Site) -> None:
+        """An image is of last week: what the life before had under way then has long come to its end."""
+        site.lives += 1
+        topic = site.books.topics.uplink
+        for broker in (site.broker, self.broker):
+            for session in broker.sessions.values():
+                session.queue = deque(message for message in session.queue if message.topic != topic)
+                for mid in [mid for mid, message in session.unacknowledged.items() if message.topic == topic]:
+                    del session.unacknowledged[mid]
+        self._end_central()
 
     def _kill_broker(self, site: Site) -> None:
         site.broker.kill()
@@ -308,7 +323,7 @@ class World:
 
     def work(self, site: Site) -> None:
         """An edge lives on: it starts, comes back onto the net, and goes on with its turn."""
-        if site.process is None and (self.calm or self.chance.random() < 0.5):
+        if site.process is None and site.on_net and site.broker.up and (self.calm or self.chance.random() < 0.5):
             self._boot(site)
         process = site.process
         if process is None:
@@ -340,6 +355,8 @@ class World:
             site.comparable_from_us = self.now_us + 2 * HOUR_US + site.books.reach_us
         site.books.check_nothing_lost(site.waiting_at_broker)
         self.say(f"{site.name}: the edge starts, epoch {process.epoch}, outbox {process.outbox()}")
+        left = site.broker.retained.get(site.books.topics.status)
+        site.turn = process.begin(left.payload if left else b"")
 
     def _goes_on(self, site: Site, process: EdgeProcess, moment: Moment) -> bool:
         """Look at what an edge just did, and draw whether it goes on now, later or never."""
@@ -394,9 +411,11 @@ class World:
             return
         for _ in range(2 if self.happens("bridge repeats", 0.2) else 1):
             delay_us = self.chance.choice((0, 30, 600, 3600)) * SECOND_US if self.happens("bridge delays", 0.5) else 0
-            self.fly("", lambda: self._hand_over(site, way, message), delay_us=delay_us, ordered=False)
+            self.fly("", partial(self._hand_over, site, way, message, site.lives), delay_us=delay_us, ordered=False)
 
-    def _hand_over(self, site: Site, way: str, message: Incoming) -> None:
+    def _hand_over(self, site: Site, way: str, message: Incoming, lives: int) -> None:
+        if lives != site.lives:
+            return
         if way == "up":
             self.broker.publish(message.topic, message.payload, retain=message.topic == site.books.topics.status)
         elif site.broker.up:
@@ -492,7 +511,7 @@ class World:
 
     def judge(self) -> None:
         """What must hold when all has come to rest."""
-        self.advance(3 * HOUR_US)
+        self.advance(BELIEVED_AFTER_US + HOUR_US)
         for site in self.sites:
             process = site.process
             assert process is not None

@@ -239,7 +239,7 @@ def test_batches_held_in_all_are_bounded_in_number_and_bytes_and_the_longest_unh
 
 def test_a_record_that_is_an_old_copy_is_seen_by_an_edge_however_old_it_is() -> None:
     for recorded in (0, 80, 99):
-        ledger = UplinkLedger("s", "e", next_seq=101, waiting=[])
+        ledger = UplinkLedger("s", "e", next_seq=101, waiting=[], recorded=(100, 0))
         ledger.enqueue({"events": {"at_us": [0], "event": ["x"], "detail": [""]}}, "2013-03-04T00:00:00Z")
         world = World()
         world.meet(seq=recorded)

@@ -237,9 +237,11 @@ def test_a_forecast_the_broker_did_not_confirm_is_published_again_after_a_restar
     assert desk.rows("scores") == scores
 
 
-def _ack(desk: EdgeAtDesk, epoch: str, seq: int, missing: tuple[tuple[int, int], ...] = ()) -> None:
+def _ack(
+    desk: EdgeAtDesk, epoch: str, seq: int, missing: tuple[tuple[int, int], ...] = (), at_us: int = START_US
+) -> None:
     desk.node.uplink.due(0.0, window=100, resend_after_s=60.0)  # what waits has been sent
-    acked = Acked(epoch=epoch, seq=seq, missing=list(missing), at=iso(START_US))
+    acked = Acked(epoch=epoch, seq=seq, missing=list(missing), at=iso(at_us))
     desk.tell(AckedArrived("metercast/desk/uplink/acked", acked.encode()))
 
 
@@ -263,7 +265,7 @@ def test_a_ledger_that_has_parted_from_centrals_goes_on_under_a_new_epoch_and_lo
     if case == "central is ahead":
         _ack(desk, old, 999)
     else:
-        _ack(desk, old, 0, missing=((1, 2),))
+        _ack(desk, old, 0, missing=((1, 2),), at_us=START_US + 1)
     desk.restart()
     assert desk.node.uplink.epoch != old
     assert desk.rows("readings") == rows

@@ -1,6 +1,6 @@
 """The edge's half of the ledger."""
 
-from edge.uplink import UplinkLedger
+from edge.uplink import UNHEARD_AT_MOST_S, UplinkLedger
 from shared.messages import MAX_UPLINK_BYTES, Acked, Uplink
 
 
@@ -31,11 +31,12 @@ def test_each_sending_without_an_answer_doubles_the_wait_and_an_answer_resets_it
 
 def test_an_old_ack_that_comes_again_parts_nobody() -> None:
     ledger = _ledger(6)
-    early, late = Acked(epoch="e1", seq=2, missing=[(3, 4)], at=""), Acked(epoch="e1", seq=5, at="")
+    early = Acked(epoch="e1", seq=2, missing=[(3, 4)], at="2026-01-05T00:00:01Z")
+    late = Acked(epoch="e1", seq=5, at="2026-01-05T00:00:02Z")
     for acked in (early, late, early, late):
         assert not ledger.disowned_by(acked)
         ledger.on_acked(acked)
-    assert ledger.disowned_by(Acked(epoch="e1", seq=0, missing=[(1, 5)], at=""))
+    assert ledger.disowned_by(Acked(epoch="e1", seq=0, missing=[(1, 3), (5, 5)], at="2026-01-05T00:00:03Z"))
     assert ledger.disowned_by(Acked(epoch="e1", seq=7, at=""))
 
 
@@ -72,28 +73,40 @@ def _acked(seq: int, *missing: tuple[int, int]) -> Acked:
     return Acked(epoch="e", seq=seq, missing=list(missing), at="2026-01-05T00:00:00Z")
 
 
-def test_no_number_of_this_process_is_sent_before_central_was_heard_or_there_was_time_to() -> None:
+def test_no_number_of_this_process_is_sent_before_central_was_heard() -> None:
     ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(1, 10), (2, 10)])
     ledger.enqueue({"events": {"a": [1]}}, "now")
-    assert ledger.due(0.0, window=16, resend_after_s=20.0, connected_for_s=1.0) == [1, 2]
-    assert ledger.due(1.0, window=16, resend_after_s=20.0, connected_for_s=2.0) == []
+    assert ledger.due(0.0, window=16, resend_after_s=20.0) == [1, 2]
+    ledger.on_acked(_acked(0), fresh=False)
+    assert ledger.due(1.0, window=16, resend_after_s=20.0) == []
     ledger.on_acked(_acked(1))
-    assert ledger.due(2.0, window=16, resend_after_s=20.0, connected_for_s=3.0) == [3]
+    assert ledger.due(2.0, window=16, resend_after_s=20.0) == [3]
+
+
+def test_numbers_that_nobody_vouches_for_are_given_up_for_a_new_epoch() -> None:
+    ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(1, 10), (2, 10)])
+    assert not ledger.is_in_doubt(UNHEARD_AT_MOST_S)
+    ledger.enqueue({"events": {"a": [1]}}, "now")
+    assert not ledger.is_in_doubt(UNHEARD_AT_MOST_S - 1)
+    assert ledger.is_in_doubt(UNHEARD_AT_MOST_S)
+    ledger.renew("new", [(1, 10), (2, 10), (3, 10)])
+    assert not ledger.is_in_doubt(UNHEARD_AT_MOST_S)
+    assert ledger.due(0.0, window=16, resend_after_s=20.0) == [1, 2, 3]
 
 
 def test_what_central_has_of_numbers_we_never_sent_belongs_to_another_life_of_this_disk() -> None:
     """A disk image from last week: batch 3 here is not the batch 3 that central has."""
-    ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(2, 10)], recorded_seq=1)
+    ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(2, 10)], recorded=(1, 0))
     for _ in range(5):
         ledger.enqueue({"events": {"a": [1]}}, "now")
-    ledger.due(0.0, window=16, resend_after_s=20.0, connected_for_s=1.0)
+    ledger.due(0.0, window=16, resend_after_s=20.0)
     assert not ledger.disowned_by(_acked(2))
     assert ledger.disowned_by(_acked(3))
     assert ledger.disowned_by(_acked(7))
 
 
 def test_a_gap_entry_that_was_lost_is_asked_for_again_and_is_no_reason_for_a_new_epoch() -> None:
-    ledger = UplinkLedger("s", "e", next_seq=60, waiting=[(50, 10), (51, 10)], recorded_seq=10)
+    ledger = UplinkLedger("s", "e", next_seq=60, waiting=[(50, 10), (51, 10)], recorded=(10, 0))
     ledger.due(0.0, window=16, resend_after_s=20.0)
     wanted = _acked(10, (11, 50))
     assert not ledger.disowned_by(wanted)
