@@ -195,6 +195,10 @@ class EdgeProcess:
         """The database can grow again."""
         self.store._db.execute(f"PRAGMA max_page_count={ROOM_PAGES}")
 
+    def hear_clock(self) -> None:
+        """The wall clock is read: after a jump at once, before time passes on from there."""
+        self.node.clock.tell(self.clock.wall_us)
+
     def let_pass(self, until_us: int) -> None:
         """Time passes while it has nothing to do, and it is told so, as its loop is several times a second."""
         told = self.node.clock

@@ -267,6 +267,8 @@ class World:
         site.offset_us = offset_us
         site.jumped = site.jumped or offset_us != 0
         site.clock.wall_us = self.now_us + offset_us
+        if site.process is not None:
+            site.process.hear_clock()
         self.say(f"{site.name}: the wall clock is {offset_us / 60e6:+.0f} min off")
 
     def _fill(self, site: Site, *, full: bool) -> None:
