@@ -130,7 +130,7 @@ def _wire(
     )
     oversight.rebuild(record, wall_now())
     held_at_most = max(1, min(HELD_IN_ALL, params.mqtt.receive_maximum // 4))
-    intake = Intake(record, connection, metrics, root=root, event_clock=event_clock, held_at_most=held_at_most)
+    intake = Intake(record, connection, metrics, root=root, held_at_most=held_at_most)
     return Central(
         root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery, restores=restores
     )

@@ -108,7 +108,6 @@ class Intake:
         metrics: CentralMetrics,
         *,
         root: str,
-        event_clock: bool,
         held_at_most: int = HELD_IN_ALL,
     ) -> None:
         """`held_at_most` batches wait, unacknowledged, for earlier ones."""
@@ -116,7 +115,6 @@ class Intake:
         self._connection = connection
         self._metrics = metrics
         self._root = root
-        self._event_clock = event_clock
         self._recorder = Recorder(held_in_all=held_at_most)
         self._deliveries: dict[int, Incoming] = {}
         self._delivered = 0

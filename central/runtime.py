@@ -15,7 +15,7 @@ from central.delivery import Delivery
 from central.intake import Intake
 from central.oversight import Oversight
 from central.rollout import Event, ReportArrived, SiteSeen
-from shared.clock import to_datetime, wall_now
+from shared.clock import wall_now
 from shared.errors import MessageRefused
 from shared.messages import Reported, Status
 from shared.mqtt import Connection, Incoming
@@ -112,21 +112,21 @@ class Central:
         return False
 
     def _answer(self, site: str, status: Status, wall: datetime, stop: threading.Event) -> None:
-        """Give an edge what it asks for, and each process of one, once for an epoch, how far the record is.
+        """Give an edge what it asks for, and tell each process of one how far its epoch is in the record.
 
-        It may run on an old image of its disk, and must know before it gives numbers to new batches.
+        It may run on an old image of its disk, and sends no new number before it knows. While batches wait there it is
+        told again: the answer may have been lost.
         """
         if not all(1 <= len(name) <= LONGEST_NAME for name in (status.instance, status.epoch)):
             return
         self._restores.hear(site, status)
         who = (site, status.instance, status.epoch)
-        if status.state == "offline" or who in self._told:
+        if status.state == "offline" or (who in self._told and not status.outbox):
             return
         self._told[who] = None
         if len(self._told) > TOLD_AT_MOST:
             self._told.popitem(last=False)
-        now_us = self._oversight.now_us(wall)
-        self._intake.tell_how_far(site, status.epoch, wall if now_us is None else to_datetime(now_us), stop)
+        self._intake.tell_how_far(site, status.epoch, wall, stop)
 
     def _roll_out(self, event: Event, wall: datetime) -> None:
         self._delivery.handle(event, wall=wall, event_us=self._oversight.now_us(wall))

@@ -272,6 +272,12 @@ class LedgerBooks:
             left_out[key] -= set(stands_for)
         require(not any(left_out.values()), f"numbers were left out: {left_out}")
 
+    def life_ended(self, site: str) -> None:
+        """What a site had under way will never arrive: its numbers stand for nothing yet."""
+        for of_site, epoch, seq in list(self.sent):
+            if of_site == site and seq > self.recorded.get((site, epoch), 0):
+                del self.sent[of_site, epoch, seq]
+
     def record_restored(self, record: ModelRecord) -> None:
         """The record is an earlier one."""
         self.recorded = dict(record.ledgers["readings"])

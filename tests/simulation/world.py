@@ -301,6 +301,7 @@ class World:
                 for mid in [mid for mid, message in session.unacknowledged.items() if message.topic == topic]:
                     del session.unacknowledged[mid]
         self._end_central()
+        self.ledger.life_ended(site.name)
 
     def _kill_broker(self, site: Site) -> None:
         site.broker.kill()

@@ -46,7 +46,7 @@ class Parts:
         oversight = Oversight(
             watch, triggers, jobs, self.delivery, journal, self.metrics, connection, work, root=root, event_clock=False
         )
-        self.intake = Intake(self.record, connection, self.metrics, root=root, event_clock=False)
+        self.intake = Intake(self.record, connection, self.metrics, root=root)
         self.central = Central(
             root=root,
             connection=connection,

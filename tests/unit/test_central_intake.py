@@ -160,7 +160,7 @@ class ShyRecord(Record):
 
 def intake(record: Record) -> tuple[Intake, CentralMetrics]:
     connection, metrics = Connection(MqttParams(), client_id="t"), CentralMetrics()
-    return Intake(record, connection, metrics, root="metercast", event_clock=True), metrics
+    return Intake(record, connection, metrics, root="metercast"), metrics
 
 
 def test_a_record_that_does_not_answer_for_a_while_loses_nothing(tmp_path: Path) -> None:
