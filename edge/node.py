@@ -161,7 +161,7 @@ class Node:
     def _on_history(self, messages: Sequence[Incoming]) -> list[Effect]:
         """History fills intervals that are missing, and goes into the record; it moves no clock."""
         taken, by_meter = self._intake.history(messages)
-        filled = backfill(self.site, by_meter, self._begin)
+        filled = backfill(self.site, by_meter, self._begin_with_history)
         taken.recorded = [
             (self.site.meters.by_name[name].row, *reading)
             for name, readings in by_meter.items()
@@ -233,11 +233,12 @@ class Node:
         for row, first_us in firsts.items():
             meter = self.site.meters.by_row[row]
             self.site.meters.open_at(meter, first_us)
-            self._begin(meter, int(self.site.window.closed[row]))
+            self.rounds.begin(row, int(self.site.window.closed[row]))
             changes.meters.add(row)
 
-    def _begin(self, meter: Meter, opened: int) -> None:
-        self.rounds.begin(meter.row, opened)
+    def _begin_with_history(self, meter: Meter, closed: int) -> None:
+        """A meter that has history need not wait for its first interval to be forecast."""
+        self.rounds.begin(meter.row, closed - 1)
 
     def _close(self, rows: NDArray[np.int64], until: NDArray[np.int64], changes: Changes) -> None:
         """Close the meters' intervals up to `until`, as far as the forecasts let them run ahead."""
@@ -356,7 +357,9 @@ class Node:
             message = Restore.decompress(payload, topic)
             if message.epoch != self.uplink.epoch or not self._restore_wanted:
                 return []
-            filled = restore(self.site, message, topic, self._begin, max_meters=self.params.edge.max_meters)
+            filled = restore(
+                self.site, message, topic, self._begin_with_history, max_meters=self.params.edge.max_meters
+            )
         except MessageRefused as reason:
             return self._refuse_control(topic, payload, reason)
         self.counters["intervals", "restored"] += sum(count for _row, _first, count in filled)

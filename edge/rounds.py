@@ -79,7 +79,7 @@ class RoundMaker:
         self.last_origin_us = 0
 
     def begin(self, row: int, opened: int) -> None:
-        """A new meter: its first origin is the one after its first interval."""
+        """A new meter: its first origin is the one after `opened`, which is that of its first interval."""
         if row >= len(self._made):
             self._made = np.concatenate([self._made, np.full(len(self._site.issued) - len(self._made), NEVER)])
         self._made[row] = self._site.issued[row] = self._site.delivered[row] = opened

@@ -528,7 +528,8 @@ class World:
                 check_scored_once(self.record, site.name)
             if site.params.clock == "wall" or not site.broker_forgot:
                 check_always_a_forecast(site, process)
-            if not (site.misled or (site.leapt and "ancient and future readings" in self.faults)):
+            far_off = "ancient and future readings" in self.faults and (site.leapt or site.books.disasters)
+            if not (site.misled or far_off):
                 check_intervals(site, process, self._folder / f"{site.name}-clean", self.now_us)
 
 
