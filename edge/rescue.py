@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from edge.pages import Pages, Row, log_of, read_log
+from edge.pages import PAGE_BYTES, Pages, Row, log_of, read_log
 from shared.clock import LATEST_US
 from shared.errors import MessageRefused
 from shared.grid import KINDS, UNITS
@@ -72,8 +72,9 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 def _copy_by_tree(damaged: Path, intake: Intake, names: Sequence[str]) -> list[str]:
     """Copy what SQLite finds; returns the tables that may hold more. Behind a damaged log it sees what was, not is."""
-    # Beside a database that is empty or nearly so SQLite deletes the log.
-    if not damaged.exists() or damaged.stat().st_size < SMALLEST_BYTES or read_log(log_of(damaged)).damaged:
+    # Beside a database that is empty or nearly so SQLite deletes the log; a page cut short it ends with zeros.
+    size = damaged.stat().st_size if damaged.exists() else 0
+    if size < SMALLEST_BYTES or size % PAGE_BYTES or read_log(log_of(damaged)).damaged:
         return list(names)
     try:
         db = connect_read_only(damaged)

@@ -86,7 +86,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
-            self.mended = open_or_rescue(folder, _create, lambda db: _renumber(db, new_epoch()), now_text=now_text)
+            self.mended = open_or_rescue(folder, create_state, lambda db: _renumber(db, new_epoch()), now_text=now_text)
             self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -256,7 +256,8 @@ def is_sound(body: bytes) -> bool:
     return True
 
 
-def _create(db: sqlite3.Connection) -> None:
+def create_state(db: sqlite3.Connection) -> None:
+    """Make the tables of an empty state, in a new epoch."""
     epoch = f"INSERT INTO facts VALUES('epoch', '{new_epoch()}');"
     db.executescript(f"BEGIN; {_TABLES} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 

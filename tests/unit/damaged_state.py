@@ -12,41 +12,20 @@ from typing import Any, Final
 
 from edge.pages import PAGE_BYTES, Pages, log_of
 from edge.salvage import DATABASE
+from edge.store import create_state
 from shared.errors import MessageRefused
 from shared.messages import MAX_UPLINK_JSON_BYTES, Uplink, inflate
 
 METERS, DAYS, READINGS, BATCHES = 24, 20, 60, 24
 FIRST_SEQ = 11
-VERSION = 2
-_TABLES: Final = """
-CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meters(
-    row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, closed INTEGER NOT NULL, settled_us INTEGER NOT NULL,
-    latest_us INTEGER NOT NULL, issued INTEGER NOT NULL, delivered INTEGER NOT NULL, retired INTEGER NOT NULL);
-CREATE TABLE forms(
-    form INTEGER PRIMARY KEY, unit TEXT NOT NULL, kind INTEGER NOT NULL, period_us INTEGER NOT NULL,
-    quality TEXT NOT NULL);
-CREATE TABLE readings(
-    meter INTEGER NOT NULL, ts_us INTEGER NOT NULL, value REAL NOT NULL, form INTEGER NOT NULL,
-    PRIMARY KEY(meter, ts_us)) WITHOUT ROWID;
-CREATE TABLE history(meter INTEGER NOT NULL, day INTEGER NOT NULL, load_kw BLOB NOT NULL, PRIMARY KEY(meter, day))
-    WITHOUT ROWID;
-CREATE TABLE issued(
-    meter INTEGER NOT NULL, role INTEGER NOT NULL, origin INTEGER NOT NULL, spread_kw BLOB NOT NULL,
-    rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(meter, role, origin)) WITHOUT ROWID;
-CREATE TABLE arrivals(mid INTEGER PRIMARY KEY, digest BLOB NOT NULL);
-CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
-"""
-
 Rows = dict[str, set[tuple[Any, ...]]]
 Damage = Callable[[Path, random.Random], None]
 
 
 def create(db: sqlite3.Connection, epoch: str = "fresh") -> None:
     """An empty state."""
-    db.executescript(
-        f"BEGIN; {_TABLES} INSERT INTO facts VALUES('epoch', '{epoch}'); PRAGMA user_version={VERSION}; COMMIT;"
-    )
+    create_state(db)
+    renew(db, epoch)
 
 
 def renew(db: sqlite3.Connection, epoch: str = "renewed") -> None:
@@ -100,11 +79,11 @@ def _fill(db: sqlite3.Connection, days: range, chance: random.Random) -> None:
     for day in days:
         each = range(day * READINGS // DAYS, (day + 1) * READINGS // DAYS)
         readings = [(m, 10**15 + n, chance.choice((1.0, chance.random())), m % 2) for m in range(METERS) for n in each]
-        db.executemany("INSERT INTO readings VALUES(?,?,?,?)", readings)
+        db.executemany("INSERT INTO readings(meter, ts_us, value, form) VALUES(?,?,?,?)", readings)
         db.executemany(
-            "INSERT INTO history VALUES(?,?,?)", [(m, 20_000 + day, chance.randbytes(96)) for m in range(METERS)]
+            "INSERT INTO history VALUES(?,?,?)", [(20_000 + day, m, chance.randbytes(120)) for m in range(METERS)]
         )
-        issued = [(m, 0, 500_000 + day, chance.randbytes(48), 1, 3) for m in range(METERS)]
+        issued = [(500_000 + day, 0, m, chance.randbytes(48), 1, 3) for m in range(METERS)]
         db.executemany("INSERT INTO issued VALUES(?,?,?,?,?,?)", issued)
         db.execute("INSERT INTO arrivals VALUES(?,?)", (day + 1, chance.randbytes(16)))
         last = FIRST_SEQ + BATCHES - 1
