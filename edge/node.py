@@ -216,6 +216,7 @@ class Node:
             revised = meters.revise(meters.by_row[row], ts_us)
             if revised is not None:
                 self.counters["intervals", "revised"] += 1
+                self.rounds.revised(row)
                 changes.closed.append((row, *revised))
         self._close(rows, self.site.settled_us[rows] // self.site.step_us, changes)
         # What is committed and not yet acknowledged may come again: it is known until the commit after it.

@@ -77,12 +77,19 @@ class RoundMaker:
         # The last origin made by this process; after a restart, what was made but not confirmed is made again.
         self._made = site.delivered.copy()
         self.last_origin_us = 0
+        self._unserved: set[int] = set()  # meters that began in this process and have had no forecast yet
 
     def begin(self, row: int, opened: int) -> None:
         """A new meter: its first origin is the one after `opened`, which is that of its first interval."""
         if row >= len(self._made):
             self._made = np.concatenate([self._made, np.full(len(self._site.issued) - len(self._made), NEVER)])
         self._made[row] = self._site.issued[row] = self._site.delivered[row] = opened
+        self._unserved.add(row)
+
+    def revised(self, row: int) -> None:
+        """Closed intervals of a meter have changed: one that had nothing to be forecast from may have now."""
+        if row in self._unserved:
+            self._made[row] = min(int(self._made[row]), int(self._site.window.closed[row]) - 1)
 
     def reopen(self, row: int, number: int) -> None:
         """The meter's intervals from `number` on are open again: its origins after that are yet to come."""
@@ -212,6 +219,7 @@ class RoundMaker:
                 continue
             rung = RUNGS[result.rung[index]]
             self._counters["forecasts", rung] += 1
+            self._unserved.discard(row)
             message = self._message(row, origin_text, issued_text, load_kw[index], rung, result, index)
             message.quality.flags += flags[index]
             message.model = champion if rung == RUNGS[0] else None

@@ -139,3 +139,13 @@ def test_what_is_on_another_grid_is_a_dead_letter(desk: EdgeAtDesk) -> None:
     desk.tell(RestoreArrived(RESTORE, b"no gzip"))
     assert [letter["topic"] for letter in desk.dead_letters] == [RESTORE, RESTORE]
     assert "step_s 900 is not ours, 3600" in desk.dead_letters[0]["reason"]
+
+
+def test_a_meter_whose_first_readings_come_in_disorder_is_forecast_from_them_at_once(desk: EdgeAtDesk) -> None:
+    desk.send(("other", reading(10, 1.0)))
+    desk.send(("m1", {"ts": iso(START_US + 10 * HOUR_US), "value": 5.0, "unit": "kW"}))
+    assert desk.of_topic("forecasts/m1") == []
+    desk.send(("m1", reading(8, 3.0)))
+    (forecast,) = desk.of_topic("forecasts/m1")
+    assert forecast["origin"] == iso(START_US + 10 * HOUR_US)
+    assert forecast["quantiles"]["0.5"][0] == 3.0
