@@ -50,7 +50,7 @@ class Site:
     renewed: bool = False
     broker_forgot: bool = False
     lives: int = 0  # of its disk: each image that is restored begins another
-    images: list[Path] = field(default_factory=list)
+    images: list[tuple[int, Path]] = field(default_factory=list)
 
     @property
     def name(self) -> str:

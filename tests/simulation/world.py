@@ -35,6 +35,7 @@ from tests.simulation.site import Site, params_of
 START_US: Final = parse_instant_us("2026-01-05T00:00:00Z")
 ROOT: Final = "metercast"
 STEPS: Final = (25, 50, 90)
+IMAGE_AGED_US: Final = 2 * HOUR_US  # longer than any answer of central's is under way (ADR 7)
 FAULTS: Final = (
     "edge crashes",
     "disk wiped",
@@ -85,8 +86,6 @@ class World:
         self._landing: dict[str, int] = {}
         share = self.chance.choice((0.15, 0.4, 0.7))
         self.faults = {fault for fault in FAULTS if self.chance.random() < share and fault not in without}
-        if "clock leaps a year" in self.faults:  # an old ack looks fresh to an edge that is a year behind (ADR 7)
-            self.faults.discard("disk image restored")
         self.ledger = LedgerBooks()
         self.broker = MemoryBroker()
         self.record = ModelRecord()
@@ -233,10 +232,11 @@ class World:
     def trouble(self, site: Site) -> None:
         """What goes wrong at a site, and what mends itself."""
         if self.happens("disk image restored", 0.05) and site.process is not None:
-            site.images.append(site.process.disk.image())
+            site.images.append((self.now_us, site.process.disk.image()))
             self.say(f"{site.name}: an image of the disk is taken")
-        if self.happens("disk image restored", 0.02) and site.images:
-            self._lose_disk(site, site.images[self.chance.randrange(len(site.images))])
+        old = [image for taken_us, image in site.images if taken_us < self.now_us - IMAGE_AGED_US]
+        if self.happens("disk image restored", 0.02) and old:
+            self._lose_disk(site, old[self.chance.randrange(len(old))])
         if self.happens("disk wiped", 0.01):
             self._lose_disk(site, None)
         if self.happens("broker killed", 0.03):
