@@ -41,7 +41,7 @@ from edge.effects import (
 from edge.forecaster import Plan
 from edge.history import backfill, restore
 from edge.intake import Intake, Refused, Taken, touching_closed
-from edge.letters import Letters, letter_columns
+from edge.letters import STRANGERS, Letters, letter_columns
 from edge.meters import NO_INSTANT, Meter
 from edge.models import Models
 from edge.rounds import Counters, RoundMaker
@@ -189,7 +189,8 @@ class Node:
             self.bounds.reached(
                 "dead_letters", "more dead letters than edge.dead_letters_per_minute", self.clock.wall_us
             )
-        if self.site.rows >= self.params.edge.max_meters:
+        strangers = any(meter == STRANGERS for meter, _topic, _one in refused)
+        if strangers and self.site.rows >= self.params.edge.max_meters:
             self.bounds.reached("meters", "edge.max_meters is reached", self.clock.wall_us)
         return letters
 

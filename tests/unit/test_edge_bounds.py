@@ -121,6 +121,15 @@ def test_endless_new_meter_ids_beyond_the_limit_share_one_rate_and_leave_nothing
     assert len(desk.of_topic("forecasts/m1")) == 11
 
 
+def test_a_known_meters_garbage_does_not_say_that_there_are_too_many_meters(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("edge.max_meters=1",))
+    desk.send(("m1", reading(0, 1.0)))
+    desk.send(("m1", b"{"))
+    assert _status(desk).state == "online"
+    desk.send(("m2", reading(0, 1.0)))
+    assert "edge.max_meters is reached" in _status(desk).reasons
+
+
 def test_endless_periods_are_refused_beyond_a_number(tmp_path: Path) -> None:
     desk = EdgeAtDesk(tmp_path / "edge")
     desk.send(
