@@ -10,17 +10,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 from central import backtest_command
 from central.trainings import Reason
 from shared import params_file
 from shared.clock import parse_instant_us
-from shared.errors import ExitCode, MetercastError, exit_code_of
+from shared.errors import ExitCode, MetercastError, ParamsError, exit_code_of
 from shared.params import Params
 from shared.telemetry import configure_logging
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXPORT: Final = (
+    "Read the record back, also while `run` runs; OUT ends in .parquet or .csv. Dead letters tell also of what a "
+    "full outbox gave up: `count` readings of the meter that its topic names."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     common = _common()
-    run = commands.add_parser("run", parents=[common], help="serve all sites under the root until stopped")
+    run = commands.add_parser(
+        "run",
+        parents=[common],
+        help="serve all sites under the root until stopped",
+        description="Record all sites under the root, watch for drift, train and roll out, until stopped.",
+    )
     run.set_defaults(command=_run)
     _add_train(commands, common)
     backtest = commands.add_parser(
@@ -130,7 +140,10 @@ def _version(text: str) -> int:
 
 def _add_export(commands: Commands, common: argparse.ArgumentParser) -> None:
     export = commands.add_parser(
-        "export", parents=[common], help="read the record back as Parquet or CSV, also while `run` runs"
+        "export",
+        parents=[common],
+        help="read the record back as Parquet or CSV, also while `run` runs",
+        description=EXPORT,
     )
     export.add_argument("--readings", type=Path, metavar="OUT", help="readings, one row for each identity")
     export.add_argument("--dead-letters", type=Path, metavar="OUT", help="dead letters, one row for each id")
@@ -205,7 +218,7 @@ def _export(args: argparse.Namespace) -> int:
     from central.tabular import write_table
 
     if args.readings is None and args.dead_letters is None:
-        raise MetercastError("export: nothing asked for; give --readings OUT or --dead-letters OUT")
+        raise ParamsError("export: nothing asked for; give --readings OUT or --dead-letters OUT")
     params = load_params(args)
     record = open_record(params)
     if args.readings is not None:

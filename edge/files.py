@@ -53,12 +53,21 @@ class Rows:
 
 def read(source: Source) -> Rows:
     """The readings meant; raises DataFileError naming the file and what is wrong with it."""
-    if source.kind is None and len(UNITS[source.unit].kinds) > 1:
-        raise DataFileError(f"--kind is needed: {source.unit} may be energy or register")
+    _check_kind(source)
     rows = _between(load(source.file), source.start_us, source.end_us)
     if not len(rows.ts_us):
         raise DataFileError(f"{source.file}: no readings between --from and --to")
     return rows
+
+
+def _check_kind(source: Source) -> None:
+    kinds = UNITS[source.unit].kinds
+    if source.kind is None and len(kinds) > 1:
+        raise DataFileError(f"--kind is needed: {source.unit} may be energy or register")
+    if source.kind is not None and source.kind not in kinds:
+        raise DataFileError(
+            f"--kind {source.kind} does not go with --unit {source.unit}: every reading would be refused"
+        )
 
 
 def _between(rows: Rows, start_us: int | None, end_us: int | None) -> Rows:

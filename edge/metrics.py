@@ -48,7 +48,8 @@ def _of_connection(connection: Connection) -> Iterator[Sample]:
 def samples(node: Node) -> Iterator[Sample]:
     """Every metric of one node, now."""
     yield Sample("gauge", "metercast_build_info", "Version of this edge", 1, {"version": __version__})
-    for (name, label), value in sorted(node.counters.items()):
+    never = {(name, ""): 0.0 for name, (_metric, _text, labels) in _COUNTERS.items() if not labels}
+    for (name, label), value in sorted({**never, **node.counters}.items()):
         metric, text, labels = _COUNTERS[name]
         yield Sample("counter", metric, text, value, dict(zip(labels, label.split(","), strict=False)))
     yield from _gauges(node)

@@ -41,7 +41,7 @@ from edge.effects import (
 from edge.forecaster import Plan
 from edge.history import backfill, restore
 from edge.intake import Intake, Refused, Taken, touching_closed
-from edge.letters import Letters, letter_columns
+from edge.letters import STRANGERS, Letters, letter_columns
 from edge.meters import NO_INSTANT, Meter
 from edge.models import Models
 from edge.rounds import Counters, RoundMaker
@@ -101,6 +101,7 @@ class Node:
         self._confirmed: set[int] = set()
         self._restore_wanted = restore_wanted
         self._restored: set[int] = set()
+        self._may_ask = site.empty  # else the broker's share first: what is closed and missing is given back
         self._forms_kept = len(site.forms)
         self._committed_us = clock.latest_us
         self._began_us: int | None = None  # by the wall clock
@@ -121,6 +122,7 @@ class Node:
                 return self._on_confirmed(delivered)
             case EpochRenewed(epoch, waiting):
                 self.uplink.renew(epoch, waiting)
+                self._restore_wanted, self._restored = True, set()  # of an older image central knows what it lacks
                 return []
             case GapMade(first, last, size):
                 self.uplink.gap_made(first, last, size)
@@ -189,7 +191,8 @@ class Node:
             self.bounds.reached(
                 "dead_letters", "more dead letters than edge.dead_letters_per_minute", self.clock.wall_us
             )
-        if self.site.rows >= self.params.edge.max_meters:
+        strangers = any(meter == STRANGERS for meter, _topic, _one in refused)
+        if strangers and self.site.rows >= self.params.edge.max_meters:
             self.bounds.reached("meters", "edge.max_meters is reached", self.clock.wall_us)
         return letters
 
@@ -257,6 +260,7 @@ class Node:
     # -- time ----------------------------------------------------------------------------------------------------
 
     def _on_tick(self, *, caught_up: bool) -> list[Effect]:
+        self._may_ask |= caught_up
         now_us = self.clock.now_us
         if now_us == NO_INSTANT:
             return []
@@ -424,7 +428,7 @@ class Node:
             champion=champion.manifest.version if champion else None,
             watermark=iso(self.clock.latest_us) if self.clock.latest_us != NO_INSTANT else None,
             outbox=self.uplink.batches,
-            reasons=[*reasons, *([RESTORE_WANTED] if self._restore_wanted else [])],
+            reasons=[*reasons, *([RESTORE_WANTED] if self._restore_wanted and self._may_ask else [])],
         )
 
     def _commit(self, changes: Changes) -> Commit:

@@ -44,7 +44,7 @@ from edge.store import is_sound
 from shared import __version__
 from shared.clock import to_us, wall_now
 from shared.errors import StateDamaged, StateError
-from shared.messages import Status
+from shared.messages import RESTORE_WANTED, Status
 from shared.mqtt import Delivery
 from shared.packets import Incoming
 from shared.topics import parse_artifact_chunk
@@ -74,6 +74,7 @@ class Runtime:
         self._stalled_due_s = 0.0
         self._was_connected = False
         self._state_said = ""
+        self._state_logged = ("", False)
         self._behind_at_s = self._connected_at_s = time.monotonic()
 
     def stop(self) -> None:
@@ -227,7 +228,7 @@ class Runtime:
             log.error("no gap yet", extra={"reason": str(error)})
             return
         self._handle(GapMade(first, last, size))
-        log.warning("gap", extra={"first": first, "last": last, "reason": effect.reason})
+        log.warning("batches became a gap", extra={"first": first, "last": last, "reason": effect.reason})
 
     def _renew_epoch(self, epoch: str) -> None:
         """Begin a new epoch; when that cannot be written now, central's next ack asks for it again."""
@@ -310,12 +311,21 @@ class Runtime:
     def _say_status_when_due(self) -> None:
         """Every STATUS_EVERY_S, and at once when the state has changed."""
         status, now_s = self._status(), time.monotonic()
+        self._log_state(status)
         if status.state != self._state_said and self._connected_at_s < now_s - LOOK_S:
             self._status_due_s = min(self._status_due_s, now_s)
         if self._connection.connected and now_s >= self._status_due_s:
             self._status_due_s = now_s + STATUS_EVERY_S
             self._state_said = status.state
             self._connection.publish(self._node.topics.status, status.encode(), retain=True)
+
+    def _log_state(self, status: Status) -> None:
+        """Tell, once, that the edge became degraded or online, and that it asks central or was answered."""
+        state = (status.state, RESTORE_WANTED in status.reasons)
+        if state != self._state_logged:
+            self._state_logged = state
+            level = logging.WARNING if status.state == "degraded" else logging.INFO
+            log.log(level, status.state, extra={"reasons": "; ".join(status.reasons) or "none"})
 
     def _status(self) -> Status:
         return self._node.status(instance=self._edge.instance, started_at=self._edge.started_at, version=__version__)

@@ -3,7 +3,8 @@
 A wall clock jumps: a board without a battery starts in the past, a wrong time server moves it by a year and back. Taken
 at its word, a jump ahead would close every meter's intervals as silent up to then. So between two tellings the wall may
 go on by STEP_AT_MOST_US and back by BACK_AT_MOST_US; what it moves beyond that is not believed (`doubt_us`) until
-readings agree with it, or none contradicts it for BELIEVED_AFTER_US.
+readings agree with it, or none contradicts it for BELIEVED_AFTER_US. Under the
+event clock the wall is never in doubt: nothing is asked of it.
 
 Invariants: under the event clock now is the latest accepted `ts` and nothing else; readings near now never move the
 clock; nothing here asks for the time.
@@ -40,7 +41,7 @@ class SiteClock:
         moved_us = wall_us - self.wall_us if self.wall_us != NO_INSTANT else 0
         # Across a restart any time may have passed, but none backwards.
         ahead = self._was_told and moved_us > STEP_AT_MOST_US
-        if ahead or moved_us < -BACK_AT_MOST_US:
+        if self.mode == "wall" and (ahead or moved_us < -BACK_AT_MOST_US):
             self.doubt_us += moved_us
             self._doubted_us = 0
         elif self.doubt_us:
@@ -58,8 +59,7 @@ class SiteClock:
     def bounds_us(self) -> tuple[int, int]:
         """The earliest and the latest it may be: apart only while the wall clock is in doubt."""
         now_us = self.now_us
-        in_doubt = self.doubt_us and self.mode == "wall"
-        return (min(now_us, self.wall_us), max(now_us, self.wall_us)) if in_doubt else (now_us, now_us)
+        return (min(now_us, self.wall_us), max(now_us, self.wall_us)) if self.doubt_us else (now_us, now_us)
 
     @property
     def received_us(self) -> int:

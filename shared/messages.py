@@ -44,7 +44,9 @@ DEAD_LETTER_COLUMNS: Final = ("id", "topic", "payload", "payload_b64", "reason",
 EVENT_COLUMNS: Final = ("at_us", "event", "detail")
 # What a full outbox gave up, a row a meter; the batch that carries it is number `to_seq` and stands for the range.
 GAP_COLUMNS: Final = ("from_seq", "to_seq", "meter_id", "readings", "reason", "at_us")
-RESTORE_WANTED: Final = "restore wanted: the state is empty"  # an edge's reason in its status; central answers it
+RESTORE_WANTED: Final = (
+    "restore wanted: closed intervals may be missing"  # an edge's reason in its status; central answers it
+)
 
 
 def _accepted(schema: object) -> object:

@@ -299,7 +299,9 @@ class DriftParams(Section):
 class RolloutParams(Section):
     """How an accepted model reaches the edges."""
 
-    approval: Literal["auto", "manual"] = Field("auto", description="whether an accepted model waits for a person")
+    approval: Literal["auto", "manual"] = Field(
+        "auto", description="auto: an accepted model goes out at once; manual: it waits for `models approve`"
+    )
 
 
 class KeysParams(Section):
@@ -314,7 +316,7 @@ class Params(Section):
 
     site: Annotated[str, BeforeValidator(_site)] = Field("home", description="id of the site this edge serves")
     clock: Literal["wall", "event"] = Field(
-        "wall", description="now is the wall clock, or for replays the latest reading"
+        "wall", description="what now is: wall, or for replays event: the latest reading's ts"
     )
     mqtt: MqttParams = MqttParams()
     calendar: CalendarParams = CalendarParams()

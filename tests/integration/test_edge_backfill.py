@@ -69,6 +69,11 @@ def test_only_what_lies_between_from_and_to_is_loaded(broker: Broker, tmp_path: 
     [
         ("meter_id,ts\n", (), "column value is missing"),
         ("meter_id,ts,value\nm1,2026-01-05T00:00:00Z,1\n", ("--unit", "kWh"), "--kind is needed"),
+        (
+            "meter_id,ts,value\nm1,2026-01-05T00:00:00Z,1\n",
+            ("--kind", "energy"),
+            "--kind energy does not go with --unit kW",
+        ),
         ("meter_id,ts,value\na/b,2026-01-05T00:00:00Z,1\n", (), "meter_id 'a/b' is not"),
         ("meter_id,ts,value\n", (), "no readings between --from and --to"),
     ],

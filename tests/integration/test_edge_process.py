@@ -245,6 +245,21 @@ def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProces
     assert ill.stdout.startswith("MEND  broker ")
 
 
+def test_the_log_tells_when_the_edge_becomes_degraded_and_why(broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
+    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=("edge.max_meters=1",))
+    edge.start()
+    try:
+        wait_for(lambda: " online reasons=restore wanted" in edge.log.read_text(), "the log to tell of it", edge.log)
+        watcher.send("m1", reading(0, 1.0))
+        watcher.send("m2", reading(0, 1.0))
+        wait_for(lambda: " degraded reasons=" in edge.log.read_text(), "the log to tell of it", edge.log)
+    finally:
+        edge.kill()
+    told = [line for line in edge.log.read_text().splitlines() if "reasons=" in line]
+    assert len(told) == 2
+    assert " WARNING edge.runtime degraded reasons=edge.max_meters is reached" in told[1]
+
+
 def test_a_second_edge_of_the_site_stops_with_its_own_exit_code_and_the_first_is_not_disturbed(
     edge: EdgeProcess, watcher: Watcher, broker: Broker, tmp_path: Path
 ) -> None:

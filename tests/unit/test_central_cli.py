@@ -32,6 +32,11 @@ def test_json_is_asked_for_on_either_side(words: list[str]) -> None:
     assert _parser().parse_args(["models", *words]).json
 
 
+def test_an_export_of_nothing_is_a_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export"]) == ExitCode.USAGE
+    assert "give --readings OUT or --dead-letters OUT" in capsys.readouterr().err
+
+
 def test_the_file_and_the_log_level_given_first_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("site: from-file\n")

@@ -72,6 +72,13 @@ def test_dropped_messages_are_worth_knowing(payload: bytes | None, grade: Grade)
     assert by_subject(broker.judge(Params(), Visit(granted(), retained)))["dropped"].grade is grade
 
 
+def test_a_broker_that_counts_and_tells_of_no_drop_has_dropped_nothing_for_a_minute() -> None:
+    seen = Visit(granted(), {VERSION: b"mosquitto version 2.0.11"})
+    found = by_subject(broker.judge(Params(), seen))["dropped"]
+    assert found.grade is Grade.OK
+    assert "no message in the last minute" in found.found
+
+
 @pytest.mark.parametrize(
     ("returned", "meters", "grade", "part"),
     [

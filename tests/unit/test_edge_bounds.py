@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.effects import Tick
 from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
 from edge.store import LETTERS
 from shared.clock import DAY_US, HOUR_US, iso
@@ -121,6 +122,15 @@ def test_endless_new_meter_ids_beyond_the_limit_share_one_rate_and_leave_nothing
     assert len(desk.of_topic("forecasts/m1")) == 11
 
 
+def test_a_known_meters_garbage_does_not_say_that_there_are_too_many_meters(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("edge.max_meters=1",))
+    desk.send(("m1", reading(0, 1.0)))
+    desk.send(("m1", b"{"))
+    assert _status(desk).state == "online"
+    desk.send(("m2", reading(0, 1.0)))
+    assert "edge.max_meters is reached" in _status(desk).reasons
+
+
 def test_endless_periods_are_refused_beyond_a_number(tmp_path: Path) -> None:
     desk = EdgeAtDesk(tmp_path / "edge")
     desk.send(
@@ -172,6 +182,14 @@ def test_across_a_restart_time_may_pass_but_not_go_back() -> None:
     without_battery = SiteClock("wall", wall_us=START_US)
     without_battery.tell(0)
     assert without_battery.now_us == START_US
+
+
+def test_in_a_replay_no_jump_of_the_wall_clock_makes_the_edge_degraded(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=event",))
+    for hour in range(3):
+        desk.send(("m1", reading(hour, 1.0)), wall_us=START_US + DAY_US)
+    desk.tell_at_once(Tick(caught_up=True), START_US + 2 * DAY_US)  # a laptop that slept
+    assert _status(desk).state == "online"
 
 
 def test_while_the_wall_clock_is_a_year_ahead_and_back_meters_lose_no_interval_and_no_forecast(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.effects import HistoryArrived, RestoreArrived
+from edge.effects import HistoryArrived, NumbersInDoubt, RestoreArrived, Tick
 from shared.clock import HOUR_US, iso
 from shared.messages import RESTORE_WANTED, Restore, RestoredMeter, Status
 from shared.packets import Incoming
@@ -29,10 +29,17 @@ def _backfill(desk: EdgeAtDesk, content: Any, topic: str = BACKFILL) -> None:
     desk.tell(HistoryArrived((Incoming(topic, payload, len(payload)),)))
 
 
-def _restore(desk: EdgeAtDesk, meters: dict[str, list[float | None]], *, hour: int = 0, **more: Any) -> None:
+def _restore(
+    desk: EdgeAtDesk,
+    meters: dict[str, list[float | None]],
+    *,
+    hour: int = 0,
+    wall_us: int = START_US,
+    **more: Any,
+) -> None:
     held = {name: RestoredMeter(first=iso(START_US + hour * HOUR_US), load_kw=load) for name, load in meters.items()}
     facts = {"site": "desk", "epoch": desk.node.uplink.epoch, "step_s": 3600, **more}
-    desk.tell(RestoreArrived(RESTORE, Restore(meters=held, **facts).compress()))
+    desk.tell(RestoreArrived(RESTORE, Restore(meters=held, **facts).compress()), wall_us)
 
 
 def _loads(desk: EdgeAtDesk, hours: int, meter: str = "m1") -> list[float | None]:
@@ -126,6 +133,23 @@ def test_a_forecast_stands_on_the_intervals_given_back(desk: EdgeAtDesk) -> None
     forecast = desk.of_topic("forecasts/m1")[-1]
     assert forecast["rung"] == "seasonal_naive_168"
     assert forecast["quantiles"]["0.5"][:3] == [1.0, 2.0, 3.0]
+
+
+def test_a_disk_image_of_yesterday_is_given_what_it_lacks_once_the_broker_has_told_its_share(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    at_us, later_us = START_US + 4 * HOUR_US, START_US + 27 * HOUR_US
+    desk.send(*[("m1", reading(hour, 2.0)) for hour in range(5)], wall_us=at_us)
+    _restore(desk, {"m1": [1.0]}, wall_us=at_us)
+    assert _status(desk).reasons == []
+    desk.restart()
+    desk.tell_at_once(NumbersInDoubt(), later_us)
+    desk.tell_at_once(Tick(caught_up=False), later_us)
+    assert _status(desk).reasons == []
+    desk.tell_at_once(Tick(caught_up=True), later_us)
+    assert _status(desk).reasons == [RESTORE_WANTED]
+    _restore(desk, {"m1": [9.0] * 26}, wall_us=later_us)
+    assert _status(desk).reasons == []
+    assert _loads(desk, 26) == [2.0] * 5 + [9.0] * 21
 
 
 def test_what_is_meant_for_another_epoch_changes_nothing(desk: EdgeAtDesk) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.effects import AckedArrived, Commit, ForecastsConfirmed, ReadingsArrived, Tick
+from edge.metrics import samples
 from edge.store import Store
 from shared.clock import HOUR_US, iso
 from shared.errors import StateError
@@ -414,3 +415,9 @@ def test_any_order_repetition_and_batching_within_lateness_gives_the_same_interv
         assert np.array_equal(_load_of(desk, "m1", 14), loads[-1], equal_nan=True)
         desk.store.close()
     np.testing.assert_array_equal(loads[0], loads[1])
+
+
+def test_what_has_not_happened_yet_is_counted_as_zero_so_that_a_first_time_is_a_rise(desk: EdgeAtDesk) -> None:
+    told = {sample.name: sample.value for sample in samples(desk.node)}
+    names = ("dead_letters", "commits_failed", "gaps", "epochs_renewed", "forecasts_superseded")
+    assert {told[f"metercast_{name}"] for name in names} == {0.0}

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -49,6 +50,12 @@ def test_a_value_takes_its_keys_type_so_text_stays_text(pair: str, value: str) -
 
 def test_lists_can_be_set_with_commas() -> None:
     assert params_file.load(overrides=["forecast.quantiles=0.05,0.5,0.95"]).forecast.quantiles == (0.05, 0.5, 0.95)
+
+
+def test_every_choice_is_named_where_its_parameter_is_explained() -> None:
+    for key in params_file.known_keys():
+        for choice in get_args(key.type) if get_origin(key.type) is Literal else ():
+            assert str(choice) in key.description, key.name
 
 
 @pytest.mark.parametrize(
