@@ -70,10 +70,15 @@ def _intervals(site: SiteState, held: RestoredMeter, source: str) -> tuple[int, 
 
 
 def _fill(site: SiteState, meter: Meter, first: int, made: Intervals, begin: Begin) -> Filled:
+    """Fill a meter's missing intervals; returns the closed ones among them, the only ones that can have changed."""
     count = len(made.load_kw)
     if not count:
         return []
     if not site.meters.is_open(meter):
         site.window.closed[meter.row] = first + count
         begin(meter, first + count)
-    return [(meter.row, first, count)] if site.window.fill(meter.row, first, made) else []
+    if not site.window.fill(meter.row, first, made):
+        return []
+    closed = int(site.window.closed[meter.row])
+    held = max(first, closed - site.window.width), min(first + count, closed)
+    return [(meter.row, held[0], held[1] - held[0])]

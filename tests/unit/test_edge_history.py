@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.effects import HistoryArrived, RestoreArrived
+from edge.effects import HistoryArrived, ReadingsArrived, RestoreArrived
 from shared.clock import HOUR_US, iso
 from shared.messages import RESTORE_WANTED, Restore, RestoredMeter, Status
 from shared.packets import Incoming
@@ -39,6 +39,11 @@ def _loads(desk: EdgeAtDesk, hours: int, meter: str = "m1") -> list[float | None
     row = desk.node.site.meters.by_name[meter].row
     loads = desk.node.site.window.before(np.array([row]), START_US // HOUR_US + hours)[0, -hours:]
     return [None if np.isnan(load) else float(load) for load in loads]
+
+
+def _arrived(meter: str, content: Any) -> ReadingsArrived:
+    payload = json.dumps(content).encode()
+    return ReadingsArrived((Incoming(f"metercast/desk/readings/{meter}", payload, len(payload)),))
 
 
 def _status(desk: EdgeAtDesk) -> Status:
@@ -139,3 +144,24 @@ def test_what_is_on_another_grid_is_a_dead_letter(desk: EdgeAtDesk) -> None:
     desk.tell(RestoreArrived(RESTORE, b"no gzip"))
     assert [letter["topic"] for letter in desk.dead_letters] == [RESTORE, RESTORE]
     assert "step_s 900 is not ours, 3600" in desk.dead_letters[0]["reason"]
+
+
+def test_history_that_reaches_beyond_what_is_closed_costs_no_older_day_on_disk(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", [reading(hour, 1.0 + hour % 7) for hour in range(24 * 36) if hour != 24 * 35]))
+    _backfill(desk, [reading(hour, 5.0) for hour in range(24 * 35 - 5, 24 * 60)])
+    before = _loads(desk, 24 * 35)
+    desk.restart()
+    assert None not in before[-24:]
+    assert _loads(desk, 24 * 35) == before
+
+
+def test_a_meter_that_was_silent_for_longer_than_the_ring_leaves_no_day_behind_on_disk(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    desk.send(("m1", reading(0, 1.0)), ("m1", reading(1, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    much_later_us = START_US + 3 * 365 * 24 * HOUR_US
+    desk.node.clock.tell(much_later_us)
+    desk.tell_at_once_and_believe(much_later_us)
+    desk.tell_at_once(_arrived("m1", [reading(3 * 365 * 24 - 2, 1.0)]), much_later_us)
+    days = {day for (day,) in desk.store._db.execute("SELECT day FROM history")}
+    assert days
+    assert min(days) * 24 * HOUR_US > much_later_us - 60 * 24 * HOUR_US
