@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -147,16 +147,22 @@ class Meters:
             self.window.close(row, first + count, made)
         return closed
 
-    def revise(self, meter: Meter, ts_us: int) -> tuple[int, int] | None:
-        """Take a late or corrected reading into the closed intervals it touches: (first, count) if any changed."""
-        start_us, end_us = self._touched_us(meter, ts_us)
-        closed = int(self.window.closed[meter.row])
-        first = max(start_us // self.rules.step_us, closed - self.window.width)
-        count = min(-(-end_us // self.rules.step_us), closed) - first
-        if count <= 0:
-            return None
-        (made,) = intervals_of_many([self.span(meter, first, count)], self.rules)
-        return (first, count) if self.window.revise(meter.row, first, made) else None
+    def revise(self, wanted: Mapping[int, tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Make closed intervals anew, of each row those that a stretch of time touches, all in one pass.
+
+        Returns (row, first, count) of what was made anew and has changed.
+        """
+        made_anew: list[tuple[int, int, int]] = []
+        spans: list[Span] = []
+        for row, (start_us, end_us) in wanted.items():
+            closed = int(self.window.closed[row])
+            first = max(start_us // self.rules.step_us, closed - self.window.width)
+            count = min(-(-end_us // self.rules.step_us), closed) - first
+            if count > 0:
+                made_anew.append((row, first, count))
+                spans.append(self.span(self.by_row[row], first, count))
+        every = zip(made_anew, intervals_of_many(spans, self.rules), strict=True)
+        return [one for one, made in every if self.window.revise(one[0], one[1], made)]
 
     def span(self, meter: Meter, first: int, count: int) -> Span:
         """Intervals `first` … of a meter and the readings whose segments may touch them, a neighbour on each side."""
@@ -176,20 +182,17 @@ class Meters:
         )
         return Span(readings, start_us, count, meter.binding.limits)
 
-    def _touched_us(self, meter: Meter, ts_us: int) -> tuple[int, int]:
+    def touched_us(self, meter: Meter, ts_us: int) -> tuple[int, int]:
         """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour.
 
-        It may cut short what the reading before it covered, so that one's old end counts too.
+        It may cut short what the reading before it covered, or take the place of one that reached further than it
+        does, so that what any reading of the meter reaches counts too.
         """
         place = bisect_left(meter.ts_us, ts_us)
-        before = max(place - 1, 0)
-        before_us = meter.ts_us[before] if place else ts_us
+        before_us = meter.ts_us[place - 1] if place else ts_us
         after_us = meter.ts_us[place + 1] if place + 1 < len(meter.ts_us) else ts_us
-        period_us, before_period_us = (self.forms[meter.form[one]].period_us for one in (place, before))
-        end_us = max(after_us, ts_us + max(self.rules.hold_us, period_us), before_us + before_period_us)
-        if meter.is_mixed:
-            return min(before_us, ts_us - meter.reach_us), max(end_us, ts_us + meter.reach_us)
-        return before_us, end_us
+        start_us = min(before_us, ts_us - meter.reach_us) if meter.is_mixed else before_us
+        return start_us, max(after_us, ts_us + meter.reach_us)
 
     def prune(self, meter: Meter, now_us: int) -> None:
         """Forget readings that can no longer change an interval.

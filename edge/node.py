@@ -211,18 +211,26 @@ class Node:
             changes.meters |= set(rows.tolist())
         if (window.closed[rows] == NEVER).any():
             self._open(taken, changes)
-        for index in np.flatnonzero(touching_closed(taken, self.site)).tolist():
-            row, ts_us, _value, _form = taken.kept[index]
-            revised = meters.revise(meters.by_row[row], ts_us)
-            if revised is not None:
-                self.counters["intervals", "revised"] += 1
-                changes.closed.append((row, *revised))
+        self._revise(taken, changes)
         self._close(rows, self.site.settled_us[rows] // self.site.step_us, changes)
         # What is committed and not yet acknowledged may come again: it is known until the commit after it.
         committed_us, self._committed_us = self._committed_us, self.clock.now_us
         for meter in touched:
             if len(meter.ts_us) > meter.prune_at:
                 meters.prune(meter, committed_us)
+
+    def _revise(self, taken: Taken, changes: Changes) -> None:
+        """Make closed intervals anew that readings just kept may change, for each meter once: readings may be many."""
+        meters = self.site.meters
+        stretches: dict[int, tuple[int, int]] = {}
+        for index in np.flatnonzero(touching_closed(taken, self.site)).tolist():
+            row, ts_us, _value, _form = taken.kept[index]
+            start_us, end_us = meters.touched_us(meters.by_row[row], ts_us)
+            known = stretches.get(row, (start_us, end_us))
+            stretches[row] = min(start_us, known[0]), max(end_us, known[1])
+        revised = meters.revise(stretches)
+        self.counters["intervals", "revised"] += len(revised)
+        changes.closed += revised
 
     def _open(self, taken: Taken, changes: Changes) -> None:
         """Begin the meters whose first readings these are, each with the interval of its earliest."""
