@@ -434,6 +434,8 @@ class Node:
     def _commit(self, changes: Changes) -> Commit:
         changes.facts["next_seq"] = str(self.uplink.next_seq)
         changes.facts["wall_us"] = str(self.clock.wall_us)
+        if self._restore_wanted:  # known after a restart too, when the state is no longer empty
+            changes.facts.setdefault("restore", "wanted")
         forms = self.site.forms
         changes.forms = [(number, forms[number]) for number in range(self._forms_kept, len(forms))]
         self._forms_kept = len(forms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,42 @@ def test_a_meter_that_was_silent_for_longer_than_the_ring_leaves_no_day_behind_o
     days = {day for (day,) in desk.store._db.execute("SELECT day FROM history")}
     assert days
     assert min(days) * 24 * HOUR_US > much_later_us - 60 * 24 * HOUR_US
+
+
+def test_an_edge_killed_between_two_parts_still_wants_the_rest_when_it_starts_again(desk: EdgeAtDesk) -> None:
+    _restore(desk, {"m1": [1.0, 2.0]}, part=1, parts=2)
+    desk.restart()
+    assert RESTORE_WANTED in _status(desk).reasons
+    _restore(desk, {"m1": [1.0, 2.0]}, part=1, parts=2)
+    _restore(desk, {"m2": [3.0, 4.0]}, part=2, parts=2)
+    assert _loads(desk, 2, "m2") == [3.0, 4.0]
+    desk.restart()
+    assert RESTORE_WANTED not in _status(desk).reasons
+
+
+def test_a_live_reading_before_central_has_answered_does_not_end_the_asking(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", reading(30, 1.0)))
+    desk.restart()
+    _restore(desk, {"m1": [float(hour) for hour in range(30)]})
+    assert _loads(desk, 30) == [float(hour) for hour in range(30)]
+
+
+@pytest.mark.parametrize("name", ["", "+", "#", "a/b", "x" * 65])
+def test_what_is_restored_under_a_name_that_is_no_meters_id_is_a_dead_letter(desk: EdgeAtDesk, name: str) -> None:
+    _restore(desk, {"good": [1.0], name: [1.0]})
+    assert desk.node.site.rows == 0
+    assert "no id of a meter" in desk.dead_letters[-1]["reason"]
+
+
+def test_a_restored_load_that_no_meter_can_have_is_missing(desk: EdgeAtDesk) -> None:
+    _restore(desk, {"m1": [1e308, -1e308, 1e10, 1.0]})
+    assert _loads(desk, 4) == [None, None, 1e10, 1.0]
+
+
+def test_intervals_restored_from_a_far_future_are_taken_back_at_once(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    _restore(desk, {"m1": [1.0] * 40}, hour=7900 * 365 * 24)
+    began_s = time.process_time()
+    desk.tick()
+    assert time.process_time() - began_s < 1.0
+    assert int(desk.node.site.window.closed[0]) <= START_US // HOUR_US + 2
