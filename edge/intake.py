@@ -106,7 +106,7 @@ class Intake:
             readings, refused = decode(message.payload, self._received_us, binding)
             for one in refused:
                 taken.refused.append(self._refused(name, message, one))
-            if readings and timeless[readings[0].form] and self._is_redelivery(message, taken):
+            if any(timeless[reading.form] for reading in readings) and self._is_redelivery(message, taken):
                 taken.duplicates += len(readings)
                 continue
             for reading in readings:

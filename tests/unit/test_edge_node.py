@@ -1,5 +1,6 @@
 """The edge node through its one door: readings in, forecasts, scores, record rows and dead letters out."""
 
+import json
 import time
 from pathlib import Path
 from random import Random
@@ -310,6 +311,15 @@ def test_readings_without_ts_in_one_batch_are_each_kept_and_a_redelivered_packet
     assert [row["value"] for row in desk.rows("readings")] == [5, 5, 6]
     deliver(dup=False)  # the packet ids come around again
     assert len({row["ts_us"] for row in desk.rows("readings")}) == 6
+
+
+def test_a_redelivered_list_of_which_only_some_readings_have_ts_counts_once(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    body = json.dumps([reading(-1, 5.0), {"value": 6.0, "unit": "kW"}]).encode()
+    for dup in (False, True):
+        message = Incoming("metercast/desk/readings/m1", body, len(body), mid=7, dup=dup)
+        desk.tell(ReadingsArrived((message,)), START_US + dup * 1_000_000)
+    assert [row["value"] for row in desk.rows("readings")] == [5.0, 6.0]
 
 
 def test_a_register_read_every_few_hours_fills_the_hours_between_as_training_does(tmp_path: Path) -> None:
