@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
+from edge.effects import RestoreArrived
 from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
 from edge.store import LETTERS
 from shared.clock import DAY_US, HOUR_US, iso
-from shared.messages import Status, Uplink
+from shared.messages import MAX_REASON, Status, Uplink
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 YEAR_US = 365 * DAY_US
@@ -22,6 +25,18 @@ def _status(desk: EdgeAtDesk) -> Status:
 def _many(hour: int, meters: int = 400) -> list[tuple[str, object]]:
     """A reading of each of many meters, that do not compress well."""
     return [(f"m{m}", reading(hour, round((hour * 7919 + m * 104729) % 1000003 / 7, 6))) for m in range(meters)]
+
+
+# -- one dead letter ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_short_whatever_its_reason_quotes(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge")
+    facts = {"schema": 1, "site": "desk", "epoch": "e", "step_s": 3600}
+    payload = json.dumps({**facts, "meters": {"x" * 1_000_000: None}}).encode()
+    desk.tell(RestoreArrived("metercast/desk/restore", gzip.compress(payload)))
+    assert len(desk.published[-1].payload) < 10_000
+    assert len(desk.dead_letters[-1]["reason"]) == MAX_REASON
 
 
 # -- the outbox --------------------------------------------------------------------------------------------------------
