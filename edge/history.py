@@ -80,6 +80,8 @@ def _fill(site: SiteState, meter: Meter, first: int, made: Intervals, begin: Beg
         return []
     if not site.meters.is_open(meter):
         site.window.closed[meter.row] = first + count
+        # Heard of until then: it is silent only when it has been so for long after that.
+        meter.latest_us = max(meter.latest_us, (first + count) * site.step_us - 1)
         begin(meter, first + count)
     if not site.window.fill(meter.row, first, made):
         return []

@@ -205,3 +205,23 @@ def test_intervals_restored_from_a_far_future_are_taken_back_at_once(tmp_path: P
     desk.tick()
     assert time.process_time() - began_s < 1.0
     assert int(desk.node.site.window.closed[0]) <= START_US // HOUR_US + 2
+
+
+def test_a_restored_meter_is_not_silent_before_it_could_say_anything(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    _restore(desk, {"m1": [1.0] * 24}, hour=-30)
+    desk.tick()
+    assert desk.of_topic("forecasts/m1")
+    assert not desk.rows("events")
+    desk.tick(START_US + 15 * 24 * HOUR_US)
+    assert [row["event"] for row in desk.rows("events")] == ["retired"]
+
+
+def test_the_history_of_many_new_meters_at_once_stays_within_the_limit(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("edge.max_meters=3",))
+    payload = json.dumps([reading(0, 1.0), reading(1, 1.0)]).encode()
+    topics = [f"metercast/desk/backfill/m{number}" for number in range(10)]
+    desk.tell(HistoryArrived(tuple(Incoming(topic, payload, len(payload)) for topic in topics)))
+    assert desk.node.site.rows == 3
+    assert len(desk.rows("readings")) == 6
+    assert len(desk.dead_letters) == 14
