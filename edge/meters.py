@@ -8,7 +8,7 @@ ahead of the forecasts, so that no origin is skipped under the event clock.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -79,6 +79,11 @@ class Meter:
             self.reach_us = forms.reaches_us[form]
         self.kinds |= 1 << forms.codes[form]
 
+    def last_up_to(self, ts_us: int) -> int:
+        """The instant of the last reading that is kept and not later than this; NO_INSTANT when there is none."""
+        place = bisect_right(self.ts_us, ts_us)
+        return self.ts_us[place - 1] if place else NO_INSTANT
+
     def at(self, ts_us: int) -> Reading | None:
         """The reading of this instant that is kept, if any."""
         place = bisect_left(self.ts_us, ts_us)
@@ -101,6 +106,15 @@ class Meter:
     def forget_before(self, place: int) -> None:
         """Drop the readings before `place`."""
         del self.ts_us[:place], self.value[:place], self.form[:place]
+
+    def forget_after(self, latest_us: int, forms: Forms) -> None:
+        """Drop the readings later than this and what they settled: a clock that ran ahead let them in."""
+        place = bisect_right(self.ts_us, latest_us)
+        if place < len(self.ts_us):
+            del self.ts_us[place:], self.value[place:], self.form[place:]
+            ends = (ts_us + forms.settles_us[form] for ts_us, form in zip(self.ts_us, self.form, strict=True))
+            self.settled_us = max(ends, default=NO_INSTANT)
+            self.latest_us = self.ts_us[-1] if self.ts_us else NO_INSTANT
 
 
 class Meters:

@@ -248,8 +248,8 @@ class Node:
         self.rounds.begin(meter.row, opened)
 
     def _close(self, rows: NDArray[np.int64], until: NDArray[np.int64], changes: Changes) -> None:
-        """Close the meters' intervals up to `until`, as far as the forecasts let them run ahead."""
-        until = np.minimum(until, self.rounds.limits(rows))
+        """Close the meters' intervals up to `until`: those that have begun, as far as the forecasts let them run."""
+        until = np.minimum(np.minimum(until, self._ends()), self.rounds.limits(rows))
         due = until > self.site.window.closed[rows]
         if not due.any():
             return
@@ -259,6 +259,10 @@ class Node:
         self.counters["intervals", "closed"] += sum(count for _row, _first, count in closed)
         changes.closed += closed
         changes.meters |= {row for row, _first, _count in closed}
+
+    def _ends(self) -> int:
+        """The first interval that nobody can have read yet."""
+        return (self.clock.now_us + self.site.limits.max_ahead_us) // self.site.step_us + 1
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -279,16 +283,19 @@ class Node:
 
     def _reopen(self, now_us: int, changes: Changes) -> None:
         """Take back what a clock that ran ahead closed: no interval may be closed that has not begun."""
-        rows = self.site.active_rows
-        ends = (now_us + self.site.limits.max_ahead_us) // self.site.step_us + 1
+        rows, ends = self.site.active_rows, self._ends()
         for row in rows[self.site.window.closed[rows] > ends].tolist():
-            settled = int(self.site.settled_us[row]) // self.site.step_us
+            meter = self.site.meters.by_row[row]
+            meter.forget_after(now_us + self.site.limits.max_ahead_us, self.site.forms)
+            self.site.settled_us[row] = meter.settled_us
+            settled = meter.settled_us // self.site.step_us
             number = min(max(settled, (now_us - self.site.limits.grace_us) // self.site.step_us), ends)
             self.site.window.reopen(row, number)
             self.rounds.reopen(row, number)
             self.counters["intervals", "reopened"] += 1
             changes.closed.append((row, number - self.site.window.width, self.site.window.width))
             changes.meters.add(row)
+            changes.readings_anew = True
 
     def _close_waiting(self, now_us: int, changes: Changes, *, silent_too: bool) -> list[Publish]:
         """Close what readings settled earlier but the window had no slack for, and what silence closes."""
@@ -332,7 +339,9 @@ class Node:
 
     def _on_confirmed(self, delivered: Iterable[tuple[int, int]]) -> list[Effect]:
         for row, origin in delivered:
-            self.site.delivered[row] = max(int(self.site.delivered[row]), origin)
+            # One from beyond what is issued is of a clock that ran ahead: it is yet to be made again.
+            known = int(self.site.delivered[row])
+            self.site.delivered[row] = origin if known < origin <= self.site.issued[row] else known
             self._confirmed.add(row)
         return []
 

@@ -147,7 +147,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._write(changes, site)
             logged = self._logged + len(changes.readings)
-            if logged > max(REWRITTEN_FROM, 2 * self._held):
+            if changes.readings_anew or logged > max(REWRITTEN_FROM, 2 * self._held):
                 logged = self._held = self._rewrite_readings(site)
             self._db.execute("COMMIT")
             self._logged = logged
@@ -237,7 +237,10 @@ class Store:
                 _load_day(site, day, list(lines))
             rows = self._db.execute("SELECT * FROM issued ORDER BY origin, role")
             for (origin, role), lines in groupby(rows, key=itemgetter(0, 1)):
-                site.scoreboard.put(_issued_from(origin, role, list(lines), site.scoreboard))
+                # What lies beyond was issued by a clock that ran ahead, and would take the place of what came before.
+                own = [line for line in lines if origin <= site.issued[line[2]]]
+                if own:
+                    site.scoreboard.put(_issued_from(origin, role, own, site.scoreboard))
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edge.effects import RestoreArrived
+from edge.effects import ForecastsConfirmed, Publish, ReadingsArrived, RestoreArrived, Tick
 from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
 from edge.store import LETTERS
 from shared.clock import DAY_US, HOUR_US, iso
 from shared.messages import MAX_REASON, Status, Uplink
+from shared.packets import Incoming
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 YEAR_US = 365 * DAY_US
@@ -225,3 +226,69 @@ def test_what_a_clock_that_ran_ahead_had_closed_is_taken_back_when_it_returns(tm
     assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(START_US + 3 * HOUR_US)
     desk.send(("m1", reading(3, 8.0)), wall_us=back_us + HOUR_US)
     assert desk.of_topic("forecasts/m1")[-1]["quantiles"]["0.5"][0] == (7.0 + 8.0) / 2
+
+
+def _send_timeless(desk: EdgeAtDesk, mid: int, wall_us: int) -> None:
+    body = b'{"value": 1.0, "unit": "kW"}'
+    message = Incoming("metercast/desk/readings/m1", body, len(body), mid=mid)
+    desk.tell_at_once(ReadingsArrived((message,)), wall_us)
+    desk.tell_at_once(Tick(caught_up=True), wall_us)
+
+
+def test_meters_that_take_our_time_are_no_evidence_for_it_and_go_on_when_it_is_set_right(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    for minute in range(0, 180, 10):
+        _send_timeless(desk, minute, START_US + YEAR_US + minute * MINUTE_US)
+    for minute in range(0, 360, 10):
+        _send_timeless(desk, 1000 + minute, START_US + minute * MINUTE_US)
+    now_us = START_US + 350 * MINUTE_US
+    assert desk.node.clock.now_us == now_us
+    assert not desk.dead_letters
+    for _ in range(2):
+        assert desk.rows("readings")[-1]["ts_us"] == now_us
+        assert int(desk.node.site.window.closed[0]) == now_us // HOUR_US
+        desk.restart()
+        now_us += 10 * MINUTE_US
+        _send_timeless(desk, 2000, now_us)
+
+
+def test_intervals_that_have_not_begun_are_not_closed_by_a_reading_that_claims_to_cover_them(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    desk.send(("m1", reading(0, 24.0, period_s=86400)), wall_us=START_US)
+    for _ in range(5):
+        desk.tick(START_US + MINUTE_US)
+    assert desk.node.counters["intervals", "reopened"] == 0
+    assert int(desk.node.site.window.closed[0]) <= START_US // HOUR_US + 2
+
+
+def _set_ahead_and_back(desk: EdgeAtDesk, ahead_us: int) -> Publish:
+    """Returns the forecast made while the clock ran ahead."""
+    desk.send(("m1", [reading(hour, 1.0) for hour in range(-200, 1)]), wall_us=START_US + HOUR_US)
+    desk.tell_at_once_and_believe(START_US + HOUR_US + ahead_us)
+    made = desk.published[-1]
+    desk.tell_at_once_and_believe(START_US + 2 * HOUR_US)
+    desk.send(("m1", reading(1, 1.0)), wall_us=START_US + 2 * HOUR_US)
+    return made
+
+
+def test_a_forecast_that_is_confirmed_after_its_clock_was_set_back_holds_up_no_later_one(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    made = _set_ahead_and_back(desk, 3 * DAY_US)
+    assert made.forecast is not None
+    assert made.forecast[1] > START_US // HOUR_US + 70
+    desk.tell_at_once(ForecastsConfirmed((made.forecast,)), START_US + 2 * HOUR_US)
+    desk.send(("m1", reading(2, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    desk.restart()
+    desk.send(("m1", reading(3, 1.0)), wall_us=START_US + 4 * HOUR_US)
+    assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(START_US + 4 * HOUR_US)
+
+
+@pytest.mark.parametrize("ahead_hours", [100, 101])
+def test_what_a_clock_that_ran_ahead_issued_takes_no_earlier_forecasts_place_after_a_restart(
+    tmp_path: Path, ahead_hours: int
+) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    _set_ahead_and_back(desk, ahead_hours * HOUR_US)
+    desk.restart()
+    desk.send(("m1", reading(2, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    assert 1 in {row["lead"] for row in desk.rows("scores") if row["valid_us"] == START_US + 2 * HOUR_US}
