@@ -142,7 +142,10 @@ def test_endless_periods_are_refused_beyond_a_number(tmp_path: Path) -> None:
     desk.send(
         *[("m1", [reading(0, 1.0, period_s=1 + n / 100) for n in range(k, k + 1000)]) for k in range(0, 6000, 1000)]
     )
-    assert "combinations of unit, kind and period" in desk.dead_letters[0]["reason"]
+    assert "combinations of unit and uneven period" in desk.dead_letters[0]["reason"]
+    refused = len(desk.dead_letters)
+    desk.send(("m2", [reading(0, 1.0, period_s=900), reading(0.25, 1.0, period_s=1800), reading(1, 1.0, unit="Wh")]))
+    assert len(desk.dead_letters) == refused
     desk.send(("m1", {"ts": iso(START_US + HOUR_US), "value": 1.0, "unit": "kW"}))
     desk.send(("m1", reading(2, 1.0)))
     desk.restart()
