@@ -46,13 +46,16 @@ def another_lived(left: Status | None, *, last_instance: str) -> bool:
     return left is not None and last_instance not in ("", left.instance)
 
 
-def require_not_replaced(payload: bytes, topics: SiteTopics, *, instance: str, started_at: str) -> None:
-    """Raise SiteTaken when a status of our site is of an instance that began after us."""
+def require_not_replaced(payload: bytes, topics: SiteTopics, *, instance: str, started_at: str, gone: str = "") -> None:
+    """Raise SiteTaken when a status of our site is of an instance that began after us.
+
+    Not of one that is known to be `gone`: where the clock was set back, its beginning lies ahead of ours.
+    """
     try:
         status = Status.decode(payload, topics.status)
     except MessageRefused:
         return
-    if status.instance != instance and status.started_at > started_at:
+    if status.instance not in (instance, gone) and status.started_at > started_at:
         raise _taken(topics.site, status)
 
 

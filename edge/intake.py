@@ -106,7 +106,7 @@ class Intake:
             readings, refused = decode(message.payload, self._received_us, binding)
             for one in refused:
                 taken.refused.append(self._refused(name, message, one))
-            if readings and timeless[readings[0].form] and self._is_redelivery(message, taken):
+            if any(timeless[reading.form] for reading in readings) and self._is_redelivery(message, taken):
                 taken.duplicates += len(readings)
                 continue
             for reading in readings:
@@ -122,7 +122,7 @@ class Intake:
 
     def history(self, messages: Sequence[Incoming]) -> tuple[Taken, dict[str, list[Reading]]]:
         """Readings of backfill topics by meter: to be recorded, never to be kept or to move a clock."""
-        taken, by_meter = Taken(), dict[str, list[Reading]]()
+        taken, by_meter, strangers = Taken(), dict[str, list[Reading]](), set[str]()
         self._bound()
         for message in messages:
             name = self._topics.backfilled_meter_of(message.topic) or ""
@@ -130,15 +130,18 @@ class Intake:
             if reason:
                 taken.refused.append(self._refused(name, message, RefusedItem(None, message.payload, reason)))
                 continue
+            rows = self._site.rows + len(strangers - {name})
             binding = self._site.bindings.of(self._site.name, name)
             readings, refused = self._decoder.decode(message.payload, self._received_us, binding)
             taken.refused += [self._refused(name, message, one) for one in refused]
             for reading in readings:
-                reason = self._reason_against_history(reading, name)
+                reason = self._reason_against_history(reading, name, rows)
                 if reason:
                     taken.refused.append(self._refused(name, message, self._written_out(reading, reason)))
-                else:
-                    by_meter.setdefault(name, []).append(reading)
+                    continue
+                by_meter.setdefault(name, []).append(reading)
+                if name not in self._site.meters.by_name:
+                    strangers.add(name)
         return taken, by_meter
 
     # -- one message ---------------------------------------------------------------------------------------------
@@ -200,12 +203,14 @@ class Intake:
 
     def _checked(self, reading: Reading, name: str, message: Incoming, taken: Taken) -> tuple[Meter, Reading] | None:
         """The reading as it is to be taken and its meter, a new one if need be; None when it was refused."""
-        self._clock.weigh(reading.ts_us + self._site.forms.settles_us[reading.form])
-        self._bound()
+        timeless = self._site.forms.is_timeless[reading.form]
+        if not timeless:  # what takes our time says nothing of it
+            self._clock.weigh(reading.ts_us + self._site.forms.settles_us[reading.form])
+            self._bound()
         meter = self._site.meters.by_name.get(name)
-        if meter is not None and self._site.forms.is_timeless[reading.form]:
+        if meter is not None and timeless:
             # Readings of a meter that take their arrival time never take the same one.
-            reading = reading._replace(ts_us=max(reading.ts_us, meter.latest_us + 1))
+            reading = reading._replace(ts_us=max(reading.ts_us, meter.last_up_to(self._ahead_us) + 1))
         reason = self._reason_against(reading, name)
         if reason:
             taken.refused.append(self._refused(name, message, self._written_out(reading, reason)))
@@ -228,14 +233,14 @@ class Intake:
             return f"meter {name} would be beyond edge.max_meters {self._max_meters}"
         return ""
 
-    def _reason_against_history(self, reading: Reading, name: str) -> str:
+    def _reason_against_history(self, reading: Reading, name: str, rows: int) -> str:
         if self._site.forms.is_timeless[reading.form]:
             return "history needs ts"
         if reading.ts_us > self._received_us + self._site.limits.max_ahead_us:
             return f"ts {iso(reading.ts_us)} is further ahead of {iso(self._received_us)} than grid.max_ahead"
         if reading.ts_us < self._oldest_us:
             return f"ts {iso(reading.ts_us)} is older than grid.max_age before {iso(self._received_us)}"
-        return self._reason_against_stranger(name, self._site.rows)
+        return self._reason_against_stranger(name, rows)
 
     def _bound(self) -> None:
         """Say anew which instants are too far ahead, too old, or too late to revise."""

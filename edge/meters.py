@@ -8,8 +8,8 @@ ahead of the forecasts, so that no origin is skipped under the event clock.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -79,6 +79,11 @@ class Meter:
             self.reach_us = forms.reaches_us[form]
         self.kinds |= 1 << forms.codes[form]
 
+    def last_up_to(self, ts_us: int) -> int:
+        """The instant of the last reading that is kept and not later than this; NO_INSTANT when there is none."""
+        place = bisect_right(self.ts_us, ts_us)
+        return self.ts_us[place - 1] if place else NO_INSTANT
+
     def at(self, ts_us: int) -> Reading | None:
         """The reading of this instant that is kept, if any."""
         place = bisect_left(self.ts_us, ts_us)
@@ -101,6 +106,15 @@ class Meter:
     def forget_before(self, place: int) -> None:
         """Drop the readings before `place`."""
         del self.ts_us[:place], self.value[:place], self.form[:place]
+
+    def forget_after(self, latest_us: int, forms: Forms) -> None:
+        """Drop the readings later than this and what they settled: a clock that ran ahead let them in."""
+        place = bisect_right(self.ts_us, latest_us)
+        if place < len(self.ts_us):
+            del self.ts_us[place:], self.value[place:], self.form[place:]
+            ends = (ts_us + forms.settles_us[form] for ts_us, form in zip(self.ts_us, self.form, strict=True))
+            self.settled_us = max(ends, default=NO_INSTANT)
+            self.latest_us = self.ts_us[-1] if self.ts_us else NO_INSTANT
 
 
 class Meters:
@@ -147,16 +161,22 @@ class Meters:
             self.window.close(row, first + count, made)
         return closed
 
-    def revise(self, meter: Meter, ts_us: int) -> tuple[int, int] | None:
-        """Take a late or corrected reading into the closed intervals it touches: (first, count) if any changed."""
-        start_us, end_us = self._touched_us(meter, ts_us)
-        closed = int(self.window.closed[meter.row])
-        first = max(start_us // self.rules.step_us, closed - self.window.width)
-        count = min(-(-end_us // self.rules.step_us), closed) - first
-        if count <= 0:
-            return None
-        (made,) = intervals_of_many([self.span(meter, first, count)], self.rules)
-        return (first, count) if self.window.revise(meter.row, first, made) else None
+    def revise(self, wanted: Mapping[int, tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Make closed intervals anew, of each row those that a stretch of time touches, all in one pass.
+
+        Returns (row, first, count) of what was made anew and has changed.
+        """
+        made_anew: list[tuple[int, int, int]] = []
+        spans: list[Span] = []
+        for row, (start_us, end_us) in wanted.items():
+            closed = int(self.window.closed[row])
+            first = max(start_us // self.rules.step_us, closed - self.window.width)
+            count = min(-(-end_us // self.rules.step_us), closed) - first
+            if count > 0:
+                made_anew.append((row, first, count))
+                spans.append(self.span(self.by_row[row], first, count))
+        every = zip(made_anew, intervals_of_many(spans, self.rules), strict=True)
+        return [one for one, made in every if self.window.revise(one[0], one[1], made)]
 
     def span(self, meter: Meter, first: int, count: int) -> Span:
         """Intervals `first` … of a meter and the readings whose segments may touch them, a neighbour on each side."""
@@ -176,20 +196,17 @@ class Meters:
         )
         return Span(readings, start_us, count, meter.binding.limits)
 
-    def _touched_us(self, meter: Meter, ts_us: int) -> tuple[int, int]:
+    def touched_us(self, meter: Meter, ts_us: int) -> tuple[int, int]:
         """The stretch of time whose intervals a reading at `ts_us` may change: from its neighbour to its neighbour.
 
-        It may cut short what the reading before it covered, so that one's old end counts too.
+        It may cut short what the reading before it covered, or take the place of one that reached further than it
+        does, so that what any reading of the meter reaches counts too.
         """
         place = bisect_left(meter.ts_us, ts_us)
-        before = max(place - 1, 0)
-        before_us = meter.ts_us[before] if place else ts_us
+        before_us = meter.ts_us[place - 1] if place else ts_us
         after_us = meter.ts_us[place + 1] if place + 1 < len(meter.ts_us) else ts_us
-        period_us, before_period_us = (self.forms[meter.form[one]].period_us for one in (place, before))
-        end_us = max(after_us, ts_us + max(self.rules.hold_us, period_us), before_us + before_period_us)
-        if meter.is_mixed:
-            return min(before_us, ts_us - meter.reach_us), max(end_us, ts_us + meter.reach_us)
-        return before_us, end_us
+        start_us = min(before_us, ts_us - meter.reach_us) if meter.is_mixed else before_us
+        return start_us, max(after_us, ts_us + meter.reach_us)
 
     def prune(self, meter: Meter, now_us: int) -> None:
         """Forget readings that can no longer change an interval.

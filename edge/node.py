@@ -147,7 +147,7 @@ class Node:
     @property
     def busy(self) -> bool:
         """Whether a tick would close intervals or make forecasts at once."""
-        return self.rounds.due()
+        return self.clock.now_us != NO_INSTANT and self.rounds.due()
 
     # -- readings ------------------------------------------------------------------------------------------------
 
@@ -214,19 +214,28 @@ class Node:
             changes.meters |= set(rows.tolist())
         if (window.closed[rows] == NEVER).any():
             self._open(taken, changes)
-        for index in np.flatnonzero(touching_closed(taken, self.site)).tolist():
-            row, ts_us, _value, _form = taken.kept[index]
-            revised = meters.revise(meters.by_row[row], ts_us)
-            if revised is not None:
-                self.counters["intervals", "revised"] += 1
-                self.rounds.revised(row)
-                changes.closed.append((row, *revised))
+        self._revise(taken, changes)
         self._close(rows, self.site.settled_us[rows] // self.site.step_us, changes)
         # What is committed and not yet acknowledged may come again: it is known until the commit after it.
         committed_us, self._committed_us = self._committed_us, self.clock.now_us
         for meter in touched:
             if len(meter.ts_us) > meter.prune_at:
                 meters.prune(meter, committed_us)
+
+    def _revise(self, taken: Taken, changes: Changes) -> None:
+        """Make closed intervals anew that readings just kept may change, for each meter once: readings may be many."""
+        meters = self.site.meters
+        stretches: dict[int, tuple[int, int]] = {}
+        for index in np.flatnonzero(touching_closed(taken, self.site)).tolist():
+            row, ts_us, _value, _form = taken.kept[index]
+            start_us, end_us = meters.touched_us(meters.by_row[row], ts_us)
+            known = stretches.get(row, (start_us, end_us))
+            stretches[row] = min(start_us, known[0]), max(end_us, known[1])
+        revised = meters.revise(stretches)
+        self.counters["intervals", "revised"] += len(revised)
+        for row, _first, _count in revised:
+            self.rounds.revised(row)
+        changes.closed += revised
 
     def _open(self, taken: Taken, changes: Changes) -> None:
         """Begin the meters whose first readings these are, each with the interval of its earliest."""
@@ -245,8 +254,8 @@ class Node:
         self.rounds.begin(meter.row, closed - 1)
 
     def _close(self, rows: NDArray[np.int64], until: NDArray[np.int64], changes: Changes) -> None:
-        """Close the meters' intervals up to `until`, as far as the forecasts let them run ahead."""
-        until = np.minimum(until, self.rounds.limits(rows))
+        """Close the meters' intervals up to `until`: those that have begun, as far as the forecasts let them run."""
+        until = np.minimum(np.minimum(until, self._ends()), self.rounds.limits(rows))
         due = until > self.site.window.closed[rows]
         if not due.any():
             return
@@ -256,6 +265,10 @@ class Node:
         self.counters["intervals", "closed"] += sum(count for _row, _first, count in closed)
         changes.closed += closed
         changes.meters |= {row for row, _first, _count in closed}
+
+    def _ends(self) -> int:
+        """The first interval that nobody can have read yet."""
+        return (self.clock.now_us + self.site.limits.max_ahead_us) // self.site.step_us + 1
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -277,16 +290,19 @@ class Node:
 
     def _reopen(self, now_us: int, changes: Changes) -> None:
         """Take back what a clock that ran ahead closed: no interval may be closed that has not begun."""
-        rows = self.site.active_rows
-        ends = (now_us + self.site.limits.max_ahead_us) // self.site.step_us + 1
+        rows, ends = self.site.active_rows, self._ends()
         for row in rows[self.site.window.closed[rows] > ends].tolist():
-            settled = int(self.site.settled_us[row]) // self.site.step_us
+            meter = self.site.meters.by_row[row]
+            meter.forget_after(now_us + self.site.limits.max_ahead_us, self.site.forms)
+            self.site.settled_us[row] = meter.settled_us
+            settled = meter.settled_us // self.site.step_us
             number = min(max(settled, (now_us - self.site.limits.grace_us) // self.site.step_us), ends)
             self.site.window.reopen(row, number)
             self.rounds.reopen(row, number)
             self.counters["intervals", "reopened"] += 1
             changes.closed.append((row, number - self.site.window.width, self.site.window.width))
             changes.meters.add(row)
+            changes.readings_anew = True
 
     def _close_waiting(self, now_us: int, changes: Changes, *, silent_too: bool) -> list[Publish]:
         """Close what readings settled earlier but the window had no slack for, and what silence closes."""
@@ -330,7 +346,9 @@ class Node:
 
     def _on_confirmed(self, delivered: Iterable[tuple[int, int]]) -> list[Effect]:
         for row, origin in delivered:
-            self.site.delivered[row] = max(int(self.site.delivered[row]), origin)
+            # One from beyond what is issued is of a clock that ran ahead: it is yet to be made again.
+            known = int(self.site.delivered[row])
+            self.site.delivered[row] = origin if known < origin <= self.site.issued[row] else known
             self._confirmed.add(row)
         return []
 
@@ -433,7 +451,9 @@ class Node:
 
     def _commit(self, changes: Changes) -> Commit:
         changes.facts["next_seq"] = str(self.uplink.next_seq)
-        changes.facts["wall_us"] = str(self.clock.wall_us)
+        changes.facts["wall_us"] = str(self.clock.believed_us)
+        if self._restore_wanted:  # known after a restart too, when the state is no longer empty
+            changes.facts.setdefault("restore", "wanted")
         forms = self.site.forms
         changes.forms = [(number, forms[number]) for number in range(self._forms_kept, len(forms))]
         self._forms_kept = len(forms)

@@ -75,6 +75,8 @@ class Runtime:
         self._was_connected = False
         self._state_said = ""
         self._state_logged = ("", False)
+        self._gone = ""  # the instance that served the site before us
+        self._has_caught_up = False
         self._behind_at_s = self._connected_at_s = time.monotonic()
 
     def stop(self) -> None:
@@ -88,6 +90,7 @@ class Runtime:
         """
         try:
             left = require_free(self._edge.params.mqtt, self._node.topics, self._edge.instance)
+            self._gone = left.instance if left is not None else ""
             self._begin(left)
             self._connection.start()
             self._serve()
@@ -118,7 +121,9 @@ class Runtime:
             self._on_messages(messages)
         self._confirm()
         if len(self._unconfirmed) < UNCONFIRMED_AT_MOST:
-            self._handle(Tick(caught_up=self._caught_up(len(messages))))
+            caught_up = self._caught_up(len(messages))
+            self._has_caught_up |= caught_up
+            self._handle(Tick(caught_up=caught_up))
         self._pump_uplink()
         self._periodic()
 
@@ -153,12 +158,19 @@ class Runtime:
             self._handle(HistoryArrived(tuple(history)))
         for message in others:
             if message.topic == topics.status and message.payload:
-                edge = self._edge
-                require_not_replaced(message.payload, topics, instance=edge.instance, started_at=edge.started_at)
+                self._require_not_replaced(message)
             event = self._control(message)
             if event is not None:
                 self._handle(event)
         self._connection.acknowledge(messages)
+
+    def _require_not_replaced(self, status: Incoming) -> None:
+        """What a broker kept, or queued for us, of the instance that we looked for and found gone says nothing."""
+        edge, kept = self._edge, status.retain or not self._has_caught_up
+        gone = self._gone if kept else ""
+        require_not_replaced(
+            status.payload, self._node.topics, instance=edge.instance, started_at=edge.started_at, gone=gone
+        )
 
     def _control(self, message: Incoming) -> Event | None:
         topics = self._node.topics

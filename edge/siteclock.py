@@ -53,7 +53,12 @@ class SiteClock:
     @property
     def now_us(self) -> int:
         """The clock that drives grid, forecasts and scores; NO_INSTANT before a replay's first reading."""
-        return self.latest_us if self.mode == "event" else self.wall_us - self.doubt_us
+        return self.latest_us if self.mode == "event" else self.believed_us
+
+    @property
+    def believed_us(self) -> int:
+        """The wall clock without what is in doubt: what a later process goes on from."""
+        return self.wall_us - self.doubt_us
 
     @property
     def bounds_us(self) -> tuple[int, int]:

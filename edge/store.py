@@ -34,7 +34,6 @@ from shared.messages import GAP_COLUMNS, Uplink, columns_of
 
 SCHEMA_VERSION: Final = 2
 REWRITTEN_FROM: Final = 50_000  # rows in the log of readings
-DAYS_LEFT_AT_MOST: Final = 400  # one silence may push so many days of a meter's history out of the ring
 GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
 # What stands in a gap's `meter_id` where it is no meter: none of these is a meter's id.
 OTHERS: Final = "*"
@@ -148,7 +147,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._write(changes, site)
             logged = self._logged + len(changes.readings)
-            if logged > max(REWRITTEN_FROM, 2 * self._held):
+            if changes.readings_anew or logged > max(REWRITTEN_FROM, 2 * self._held):
                 logged = self._held = self._rewrite_readings(site)
             self._db.execute("COMMIT")
             self._logged = logged
@@ -238,7 +237,10 @@ class Store:
                 _load_day(site, day, list(lines))
             rows = self._db.execute("SELECT * FROM issued ORDER BY origin, role")
             for (origin, role), lines in groupby(rows, key=itemgetter(0, 1)):
-                site.scoreboard.put(_issued_from(origin, role, list(lines), site.scoreboard))
+                # What lies beyond was issued by a clock that ran ahead, and would take the place of what came before.
+                own = [line for line in lines if origin <= site.issued[line[2]]]
+                if own:
+                    site.scoreboard.put(_issued_from(origin, role, own, site.scoreboard))
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 
@@ -330,10 +332,11 @@ def _meter_row(site: SiteState, row: int) -> tuple[object, ...]:
 
 
 def _left_days(changes: Changes, site: SiteState) -> Iterator[tuple[int, int]]:
-    """(day, meter) of the days that have left the ring with what was closed."""
+    """(day, meter) of the days that have left the ring with what was closed: at most all that it held before."""
+    width, per_day = site.window.width, site.steps_per_day
     for row, first, count in changes.closed:
-        before, now = ((number - site.window.width) // site.steps_per_day for number in (first, first + count))
-        yield from ((day, row) for day in range(max(before, now - DAYS_LEFT_AT_MOST), now))
+        before, now = ((number - width) // per_day for number in (first, first + count))
+        yield from ((day, row) for day in range(before, min(now, first // per_day + 1)))
 
 
 def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, bytes]]:
@@ -341,7 +344,8 @@ def _history_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int,
     per_day, window = site.steps_per_day, site.window
     touched: dict[int, set[int]] = {}
     for row, first, count in changes.closed:
-        for day in range(first // per_day, (first + count - 1) // per_day + 1):
+        in_ring = max(first, int(window.closed[row]) - window.width)
+        for day in range(in_ring // per_day, (first + count - 1) // per_day + 1):
             touched.setdefault(day, set()).add(row)
     for day, rows in touched.items():
         place = np.fromiter(rows, dtype=np.int64, count=len(rows))[:, None]

@@ -99,11 +99,12 @@ class UplinkLedger:
     def overflow(self, max_bytes: int) -> tuple[int, int] | None:
         """The oldest batches (first, last) that must give way to a gap entry, None while there is room.
 
-        Those under way stay: they may be in the record already.
+        Those under way stay, with what is wanted again among them: they may be in the record already.
         """
         if self._size_bytes <= max_bytes:
             return None
-        waiting = [seq for seq in self._waiting if seq not in self._sent_s]
+        newest_sent = max(self._sent_s, default=0)
+        waiting = [seq for seq in self._waiting if seq > newest_sent]
         left, chosen = self._size_bytes, 0
         while chosen < len(waiting) - 1 and left > EMPTIED_TO * max_bytes:
             left -= self._waiting[waiting[chosen]]

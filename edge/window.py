@@ -99,7 +99,8 @@ class Window:
 
         Their columns are those of intervals a whole width earlier, which are lost.
         """
-        lost = np.arange(number, int(self.closed[row]))[-self.width :] % self.width
+        closed = int(self.closed[row])
+        lost = np.arange(max(number, closed - self.width), closed) % self.width
         self.load_kw[row, lost] = np.nan
         self.flags[row, lost] = Flag.GAP
         self.closed[row] = number

@@ -24,6 +24,7 @@ SCHEMA: Final = 1
 MAX_UPLINK_BYTES: Final = 262_144
 MAX_UPLINK_JSON_BYTES: Final = 32 * 1024 * 1024  # a batch that inflates to more is no batch of ours
 MAX_DEAD_LETTER_PAYLOAD: Final = 4096
+MAX_REASON: Final = 500  # a sentence; one that quotes its input could be as long as that
 
 
 READING_COLUMNS: Final = ("meter_id", "ts_us", "value", "unit", "kind", "period_s", "quality", "received_us")
@@ -281,7 +282,12 @@ def dead_letter(topic: str, payload: bytes, reason: str, received_at: str, *, it
     except UnicodeDecodeError:
         text, raw = None, base64.b64encode(kept).decode()
     return DeadLetter(
-        id=digest.hexdigest()[:32], topic=topic, payload=text, payload_b64=raw, reason=reason, received_at=received_at
+        id=digest.hexdigest()[:32],
+        topic=topic,
+        payload=text,
+        payload_b64=raw,
+        reason=reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…",
+        received_at=received_at,
     )
 
 

@@ -23,6 +23,7 @@ MAX_ITEMS: Final = 10_000
 _MAX_PERIOD_S: Final = 86_400
 MAX_PERIOD_US: Final = _MAX_PERIOD_S * SECOND_US
 _LARGEST: Final = 1.7976931348623157e308
+_INSTANT_AT_MOST: Final = 40  # characters of an instant worth remembering: decimals may go on for ever
 _REMEMBERED: Final = 4096  # instants and forms whose reading is remembered; beyond it the memory is begun anew
 
 
@@ -116,7 +117,7 @@ class Decoder:
             ts_us = parse_instant_us(ts)
         except (ValueError, OverflowError) as error:
             raise ReadingRefused(str(error)) from error
-        if isinstance(ts, str):
+        if isinstance(ts, str) and len(ts) <= _INSTANT_AT_MOST:
             if len(self._seen_instants) >= _REMEMBERED:
                 self._seen_instants.clear()
             self._seen_instants[ts] = ts_us

@@ -295,6 +295,17 @@ def test_an_edge_that_comes_back_to_a_younger_one_stops_and_the_younger_goes_on(
     ghost.connection.stop()
 
 
+def test_an_edge_starts_after_one_whose_clock_was_ahead_has_gone(edge: EdgeProcess, watcher: Watcher) -> None:
+    edge.start()
+    seen = watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
+    assert edge.stop() == ExitCode.OK
+    left = {**seen[-1], "state": "offline", "started_at": "2099-01-01T00:00:00Z"}
+    watcher.connection.publish(f"metercast/{SITE}/status", json.dumps(left).encode(), retain=True)
+    edge.start()
+    watcher.wait("status", lambda seen: seen[-1]["instance"] != left["instance"], "the second to say how it is")
+    assert edge.stop() == ExitCode.OK
+
+
 def test_forecasts_made_while_the_broker_is_away_are_confirmed_after_it_returns(
     edge: EdgeProcess, watcher: Watcher, broker: Broker
 ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
-from edge.effects import Tick
+from edge.effects import ForecastsConfirmed, Publish, ReadingsArrived, RestoreArrived, Tick
 from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
 from edge.store import LETTERS
 from shared.clock import DAY_US, HOUR_US, iso
-from shared.messages import Status, Uplink
+from shared.messages import MAX_REASON, Status, Uplink
+from shared.packets import Incoming
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
 YEAR_US = 365 * DAY_US
@@ -23,6 +26,18 @@ def _status(desk: EdgeAtDesk) -> Status:
 def _many(hour: int, meters: int = 400) -> list[tuple[str, object]]:
     """A reading of each of many meters, that do not compress well."""
     return [(f"m{m}", reading(hour, round((hour * 7919 + m * 104729) % 1000003 / 7, 6))) for m in range(meters)]
+
+
+# -- one dead letter ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_short_whatever_its_reason_quotes(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge")
+    facts = {"schema": 1, "site": "desk", "epoch": "e", "step_s": 3600}
+    payload = json.dumps({**facts, "meters": {"x" * 1_000_000: None}}).encode()
+    desk.tell(RestoreArrived("metercast/desk/restore", gzip.compress(payload)))
+    assert len(desk.published[-1].payload) < 10_000
+    assert len(desk.dead_letters[-1]["reason"]) == MAX_REASON
 
 
 # -- the outbox --------------------------------------------------------------------------------------------------------
@@ -136,7 +151,10 @@ def test_endless_periods_are_refused_beyond_a_number(tmp_path: Path) -> None:
     desk.send(
         *[("m1", [reading(0, 1.0, period_s=1 + n / 100) for n in range(k, k + 1000)]) for k in range(0, 6000, 1000)]
     )
-    assert "combinations of unit, kind and period" in desk.dead_letters[0]["reason"]
+    assert "combinations of unit and uneven period" in desk.dead_letters[0]["reason"]
+    refused = len(desk.dead_letters)
+    desk.send(("m2", [reading(0, 1.0, period_s=900), reading(0.25, 1.0, period_s=1800), reading(1, 1.0, unit="Wh")]))
+    assert len(desk.dead_letters) == refused
     desk.send(("m1", {"ts": iso(START_US + HOUR_US), "value": 1.0, "unit": "kW"}))
     desk.send(("m1", reading(2, 1.0)))
     desk.restart()
@@ -192,6 +210,19 @@ def test_in_a_replay_no_jump_of_the_wall_clock_makes_the_edge_degraded(tmp_path:
     assert _status(desk).state == "online"
 
 
+def test_an_edge_that_restarts_while_its_clock_is_a_year_behind_goes_on_from_what_it_believed(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    desk.send(("m1", reading(0, 1.0)), ("m1", reading(1, 2.0)), wall_us=START_US + 2 * HOUR_US)
+    desk.node.clock.tell(START_US - YEAR_US)
+    desk.tell_at_once(Tick(caught_up=True), START_US - YEAR_US)
+    desk.send(("m1", reading(1.5, 2.0)), wall_us=START_US - YEAR_US)
+    desk.restart()
+    desk.tell_at_once(Tick(caught_up=True), START_US - YEAR_US + MINUTE_US)
+    desk.send(("m1", reading(1, 2.0)), wall_us=START_US - YEAR_US + MINUTE_US)
+    assert len(desk.rows("readings")) == 3
+    assert desk.dead_letters == []
+
+
 def test_while_the_wall_clock_is_a_year_ahead_and_back_meters_lose_no_interval_and_no_forecast(tmp_path: Path) -> None:
     clean, jumped = (EdgeAtDesk(tmp_path / name, settings=("clock=wall",)) for name in ("clean", "jumped"))
     ahead = range(30, 40)
@@ -228,3 +259,69 @@ def test_what_a_clock_that_ran_ahead_had_closed_is_taken_back_when_it_returns(tm
     assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(START_US + 3 * HOUR_US)
     desk.send(("m1", reading(3, 8.0)), wall_us=back_us + HOUR_US)
     assert desk.of_topic("forecasts/m1")[-1]["quantiles"]["0.5"][0] == (7.0 + 8.0) / 2
+
+
+def _send_timeless(desk: EdgeAtDesk, mid: int, wall_us: int) -> None:
+    body = b'{"value": 1.0, "unit": "kW"}'
+    message = Incoming("metercast/desk/readings/m1", body, len(body), mid=mid)
+    desk.tell_at_once(ReadingsArrived((message,)), wall_us)
+    desk.tell_at_once(Tick(caught_up=True), wall_us)
+
+
+def test_meters_that_take_our_time_are_no_evidence_for_it_and_go_on_when_it_is_set_right(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    for minute in range(0, 180, 10):
+        _send_timeless(desk, minute, START_US + YEAR_US + minute * MINUTE_US)
+    for minute in range(0, 360, 10):
+        _send_timeless(desk, 1000 + minute, START_US + minute * MINUTE_US)
+    now_us = START_US + 350 * MINUTE_US
+    assert desk.node.clock.now_us == now_us
+    assert not desk.dead_letters
+    for _ in range(2):
+        assert desk.rows("readings")[-1]["ts_us"] == now_us
+        assert int(desk.node.site.window.closed[0]) == now_us // HOUR_US
+        desk.restart()
+        now_us += 10 * MINUTE_US
+        _send_timeless(desk, 2000, now_us)
+
+
+def test_intervals_that_have_not_begun_are_not_closed_by_a_reading_that_claims_to_cover_them(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    desk.send(("m1", reading(0, 24.0, period_s=86400)), wall_us=START_US)
+    for _ in range(5):
+        desk.tick(START_US + MINUTE_US)
+    assert desk.node.counters["intervals", "reopened"] == 0
+    assert int(desk.node.site.window.closed[0]) <= START_US // HOUR_US + 2
+
+
+def _set_ahead_and_back(desk: EdgeAtDesk, ahead_us: int) -> Publish:
+    """Returns the forecast made while the clock ran ahead."""
+    desk.send(("m1", [reading(hour, 1.0) for hour in range(-200, 1)]), wall_us=START_US + HOUR_US)
+    desk.tell_at_once_and_believe(START_US + HOUR_US + ahead_us)
+    made = desk.published[-1]
+    desk.tell_at_once_and_believe(START_US + 2 * HOUR_US)
+    desk.send(("m1", reading(1, 1.0)), wall_us=START_US + 2 * HOUR_US)
+    return made
+
+
+def test_a_forecast_that_is_confirmed_after_its_clock_was_set_back_holds_up_no_later_one(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    made = _set_ahead_and_back(desk, 3 * DAY_US)
+    assert made.forecast is not None
+    assert made.forecast[1] > START_US // HOUR_US + 70
+    desk.tell_at_once(ForecastsConfirmed((made.forecast,)), START_US + 2 * HOUR_US)
+    desk.send(("m1", reading(2, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    desk.restart()
+    desk.send(("m1", reading(3, 1.0)), wall_us=START_US + 4 * HOUR_US)
+    assert desk.of_topic("forecasts/m1")[-1]["origin"] == iso(START_US + 4 * HOUR_US)
+
+
+@pytest.mark.parametrize("ahead_hours", [100, 101])
+def test_what_a_clock_that_ran_ahead_issued_takes_no_earlier_forecasts_place_after_a_restart(
+    tmp_path: Path, ahead_hours: int
+) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    _set_ahead_and_back(desk, ahead_hours * HOUR_US)
+    desk.restart()
+    desk.send(("m1", reading(2, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    assert 1 in {row["lead"] for row in desk.rows("scores") if row["valid_us"] == START_US + 2 * HOUR_US}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge.effects import HistoryArrived, NumbersInDoubt, RestoreArrived, Tick
+from edge.effects import HistoryArrived, NumbersInDoubt, ReadingsArrived, RestoreArrived, Tick
 from shared.clock import HOUR_US, iso
 from shared.messages import RESTORE_WANTED, Restore, RestoredMeter, Status
 from shared.packets import Incoming
@@ -46,6 +47,11 @@ def _loads(desk: EdgeAtDesk, hours: int, meter: str = "m1") -> list[float | None
     row = desk.node.site.meters.by_name[meter].row
     loads = desk.node.site.window.before(np.array([row]), START_US // HOUR_US + hours)[0, -hours:]
     return [None if np.isnan(load) else float(load) for load in loads]
+
+
+def _arrived(meter: str, content: Any) -> ReadingsArrived:
+    payload = json.dumps(content).encode()
+    return ReadingsArrived((Incoming(f"metercast/desk/readings/{meter}", payload, len(payload)),))
 
 
 def _status(desk: EdgeAtDesk) -> Status:
@@ -173,3 +179,84 @@ def test_a_meter_whose_first_readings_come_in_disorder_is_forecast_from_them_at_
     (forecast,) = desk.of_topic("forecasts/m1")
     assert forecast["origin"] == iso(START_US + 10 * HOUR_US)
     assert forecast["quantiles"]["0.5"][0] == 3.0
+
+
+def test_history_that_reaches_beyond_what_is_closed_costs_no_older_day_on_disk(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", [reading(hour, 1.0 + hour % 7) for hour in range(24 * 36) if hour != 24 * 35]))
+    _backfill(desk, [reading(hour, 5.0) for hour in range(24 * 35 - 5, 24 * 60)])
+    before = _loads(desk, 24 * 35)
+    desk.restart()
+    assert None not in before[-24:]
+    assert _loads(desk, 24 * 35) == before
+
+
+def test_a_meter_that_was_silent_for_longer_than_the_ring_leaves_no_day_behind_on_disk(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    desk.send(("m1", reading(0, 1.0)), ("m1", reading(1, 1.0)), wall_us=START_US + 3 * HOUR_US)
+    much_later_us = START_US + 3 * 365 * 24 * HOUR_US
+    desk.node.clock.tell(much_later_us)
+    desk.tell_at_once_and_believe(much_later_us)
+    desk.tell_at_once(_arrived("m1", [reading(3 * 365 * 24 - 2, 1.0)]), much_later_us)
+    days = {day for (day,) in desk.store._db.execute("SELECT day FROM history")}
+    assert days
+    assert min(days) * 24 * HOUR_US > much_later_us - 60 * 24 * HOUR_US
+
+
+def test_an_edge_killed_between_two_parts_still_wants_the_rest_when_it_starts_again(desk: EdgeAtDesk) -> None:
+    _restore(desk, {"m1": [1.0, 2.0]}, part=1, parts=2)
+    desk.restart()
+    desk.tick()
+    assert RESTORE_WANTED in _status(desk).reasons
+    _restore(desk, {"m1": [1.0, 2.0]}, part=1, parts=2)
+    _restore(desk, {"m2": [3.0, 4.0]}, part=2, parts=2)
+    assert _loads(desk, 2, "m2") == [3.0, 4.0]
+    desk.restart()
+    assert RESTORE_WANTED not in _status(desk).reasons
+
+
+def test_a_live_reading_before_central_has_answered_does_not_end_the_asking(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", reading(30, 1.0)))
+    desk.restart()
+    _restore(desk, {"m1": [float(hour) for hour in range(30)]})
+    assert _loads(desk, 30) == [float(hour) for hour in range(30)]
+
+
+@pytest.mark.parametrize("name", ["", "+", "#", "a/b", "x" * 65])
+def test_what_is_restored_under_a_name_that_is_no_meters_id_is_a_dead_letter(desk: EdgeAtDesk, name: str) -> None:
+    _restore(desk, {"good": [1.0], name: [1.0]})
+    assert desk.node.site.rows == 0
+    assert "no id of a meter" in desk.dead_letters[-1]["reason"]
+
+
+def test_a_restored_load_that_no_meter_can_have_is_missing(desk: EdgeAtDesk) -> None:
+    _restore(desk, {"m1": [1e308, -1e308, 1e10, 1.0]})
+    assert _loads(desk, 4) == [None, None, 1e10, 1.0]
+
+
+def test_intervals_restored_from_a_far_future_are_taken_back_at_once(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    _restore(desk, {"m1": [1.0] * 40}, hour=7900 * 365 * 24)
+    began_s = time.process_time()
+    desk.tick()
+    assert time.process_time() - began_s < 1.0
+    assert int(desk.node.site.window.closed[0]) <= START_US // HOUR_US + 2
+
+
+def test_a_restored_meter_is_not_silent_before_it_could_say_anything(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("clock=wall",))
+    _restore(desk, {"m1": [1.0] * 24}, hour=-30)
+    desk.tick()
+    assert desk.of_topic("forecasts/m1")
+    assert not desk.rows("events")
+    desk.tick(START_US + 15 * 24 * HOUR_US)
+    assert [row["event"] for row in desk.rows("events")] == ["retired"]
+
+
+def test_the_history_of_many_new_meters_at_once_stays_within_the_limit(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", ("edge.max_meters=3",))
+    payload = json.dumps([reading(0, 1.0), reading(1, 1.0)]).encode()
+    topics = [f"metercast/desk/backfill/m{number}" for number in range(10)]
+    desk.tell(HistoryArrived(tuple(Incoming(topic, payload, len(payload)) for topic in topics)))
+    assert desk.node.site.rows == 3
+    assert len(desk.rows("readings")) == 6
+    assert len(desk.dead_letters) == 14

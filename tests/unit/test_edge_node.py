@@ -1,5 +1,7 @@
 """The edge node through its one door: readings in, forecasts, scores, record rows and dead letters out."""
 
+import json
+import time
 from pathlib import Path
 from random import Random
 
@@ -76,6 +78,22 @@ def test_a_late_reading_within_lateness_revises_its_interval(desk: EdgeAtDesk) -
     assert np.isnan(_load_of(desk, "m1", 4)[1])
     desk.send(("m1", reading(1, 2.0)))
     assert _load_of(desk, "m1", 2) == [1.0, 2.0]
+
+
+def test_thousands_of_late_readings_in_one_message_are_no_more_work_than_as_many_in_time(desk: EdgeAtDesk) -> None:
+    desk.send(*[("m1", reading(hour, 1.0)) for hour in range(10)])
+    late = [reading(7 + second / 3600, second / 3600, period_s=1) for second in range(2000)]
+    began_s = time.process_time()
+    desk.send(("m1", late[::-1]), tick=False)
+    assert time.process_time() - began_s < 1.0
+    assert _load_of(desk, "m1", 10)[7] == pytest.approx(sum(range(2000)) / 2000)
+
+
+def test_a_correction_that_covers_less_leaves_nothing_of_what_it_corrects(desk: EdgeAtDesk) -> None:
+    desk.send(("m1", reading(0, 4.0, period_s=4 * 3600)))
+    assert _load_of(desk, "m1", 4) == [1.0] * 4
+    desk.send(("m1", reading(0, 2.0)))
+    np.testing.assert_equal(_load_of(desk, "m1", 4), [2.0, np.nan, np.nan, np.nan])
 
 
 def test_a_reading_beyond_lateness_is_recorded_and_revises_nothing(desk: EdgeAtDesk) -> None:
@@ -294,6 +312,15 @@ def test_readings_without_ts_in_one_batch_are_each_kept_and_a_redelivered_packet
     assert [row["value"] for row in desk.rows("readings")] == [5, 5, 6]
     deliver(dup=False)  # the packet ids come around again
     assert len({row["ts_us"] for row in desk.rows("readings")}) == 6
+
+
+def test_a_redelivered_list_of_which_only_some_readings_have_ts_counts_once(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    body = json.dumps([reading(-1, 5.0), {"value": 6.0, "unit": "kW"}]).encode()
+    for dup in (False, True):
+        message = Incoming("metercast/desk/readings/m1", body, len(body), mid=7, dup=dup)
+        desk.tell(ReadingsArrived((message,)), START_US + dup * 1_000_000)
+    assert [row["value"] for row in desk.rows("readings")] == [5.0, 6.0]
 
 
 def test_a_register_read_every_few_hours_fills_the_hours_between_as_training_does(tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ def test_what_central_misses_is_sent_at_once() -> None:
     assert _due(ledger, 1) == [1, 2]
 
 
+def test_what_gives_way_is_never_among_what_is_under_way() -> None:
+    ledger = _ledger(9)
+    assert _due(ledger, 0) == [1, 2, 3]
+    assert ledger.overflow(70) == (4, 6)
+    ledger.on_acked(Acked(epoch="e1", seq=0, missing=[(1, 1)], at=""))
+    assert ledger.overflow(70) == (4, 6)
+
+
 def test_acks_of_another_epoch_are_ignored() -> None:
     ledger = _ledger(2)
     assert ledger.on_acked(Acked(epoch="other", seq=9, at="")) == []

@@ -1,6 +1,7 @@
 """The native dialect: whatever arrives, it is readings or refusals, never an error."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -66,3 +67,14 @@ def test_each_mistake_has_its_own_sentence(more: dict[str, object], reason: str)
     readings, (refused,) = _decode({"ts": 1767607207, "value": 1.0, "unit": "kW", **more})
     assert not readings
     assert reason in refused.reason
+
+
+def test_an_instant_written_with_decimals_without_end_is_read_and_not_remembered() -> None:
+    decoder = Decoder(FORMS, default_period_us=HOUR_US)
+    text = '{"ts":"2026-01-05T10:00:07.%sZ","value":1,"unit":"kW"}'
+    tracemalloc.start()
+    for number in range(50):
+        ((reading,), _refused) = decoder.decode((text % (f"{number}" + "0" * 100_000)).encode(), ARRIVED_US)
+        assert reading.ts_us // 1_000_000 == 1_767_607_207
+    assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    tracemalloc.stop()
