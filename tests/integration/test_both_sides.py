@@ -19,7 +19,7 @@ HOURS = 90
 
 
 @pytest.mark.timeout(240)  # seven process starts on a busy machine
-def test_every_reading_is_in_the_record_once_or_a_dead_letter_though_both_sides_are_killed(
+def test_invariant_1_every_reading_is_in_the_record_once_or_a_dead_letter_though_both_sides_are_killed(
     broker: Broker, tmp_path: Path
 ) -> None:
     chance = random.Random(7)

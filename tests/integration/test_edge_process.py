@@ -71,7 +71,7 @@ def test_readings_published_while_the_edge_is_down_are_forecast_when_it_returns(
     assert {forecast["origin"] for forecast in seen} == {origin(hour) for hour in range(1, 31)}
 
 
-def test_killed_at_random_instants_the_edge_misses_no_origin_and_records_each_reading_once(
+def test_invariant_4_killed_at_random_instants_the_edge_misses_no_origin_and_records_each_reading_once(
     edge: EdgeProcess, watcher: Watcher
 ) -> None:
     hours, chance = 60, random.Random(5)

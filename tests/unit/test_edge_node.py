@@ -398,7 +398,7 @@ JUNK = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(JUNK | st.lists(JUNK, max_size=3) | st.binary(max_size=12), max_size=6))
-def test_whatever_meters_send_the_node_answers_and_lives(
+def test_invariant_6_whatever_meters_send_the_node_answers_and_lives(
     tmp_path_factory: pytest.TempPathFactory, contents: list[object]
 ) -> None:
     desk = EdgeAtDesk(tmp_path_factory.mktemp("junk") / "edge")
@@ -423,7 +423,7 @@ def _of_kind(kind: str, minute: int, value: int) -> dict[str, object]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["power", "energy", "register"]), STREAMS, st.randoms(use_true_random=False), st.integers(1, 7))
-def test_any_order_repetition_and_batching_within_lateness_gives_the_same_intervals(
+def test_invariant_2_any_order_repetition_and_batching_within_lateness_gives_the_same_intervals(
     tmp_path_factory: pytest.TempPathFactory, kind: str, clean: list[tuple[int, int]], random: Random, size: int
 ) -> None:
     folder = tmp_path_factory.mktemp("edge")
