@@ -154,7 +154,7 @@ class Runtime:
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
             self._handle(ReadingsArrived(tuple(readings)))
-        others = messages if not readings else [m for m in messages if topics.meter_of(m.topic) is None]
+        others = [m for m in messages if topics.meter_of(m.topic) is None] if len(readings) < len(messages) else []
         history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
         if history:
             self._handle(HistoryArrived(tuple(history)))
