@@ -18,7 +18,7 @@ import numpy as np
 from bench.edge_process import ROOT_TOPIC, edge_settings, install_model, start_edge
 from bench.edge_state import daily_loads, meter_name, write_state
 from bench.figures import Figure
-from bench.stage import BenchFailed, Broker, resident_bytes, say
+from bench.stage import BenchFailed, Broker, cpu_s, resident_bytes, say
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
 from demo.processes import Child
 from shared.clock import HOUR_US, iso, parse_instant_us
@@ -42,11 +42,14 @@ def run(*, meters: int = 1000, weeks: int = 5, closings: int = 60, trees: int = 
         try:
             with Wire(broker.port, "bench-meters") as wire:
                 wire.subscribe(topics.forecast("+"))
+                before_s = cpu_s(child.process.pid)
                 seconds = _closings(wire, child, topics, meters, closings + 1)[1:]
+            each_s = (cpu_s(child.process.pid) - before_s) / (closings + 1)
             rss_mb = resident_bytes(child.process.pid) / 1e6
         finally:
             child.stop()
-    return _figures(seconds, rss_mb, {"meters": meters, "weeks": weeks, "trees_per_quantile": trees})
+    conditions: dict[str, object] = {"meters": meters, "weeks": weeks, "trees_per_quantile": trees}
+    return _figures(seconds, rss_mb, conditions | {"edge_cpu_s_per_closing": round(each_s, 4)})
 
 
 def _closings(wire: Wire, child: Child, topics: SiteTopics, meters: int, closings: int) -> list[float]:

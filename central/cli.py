@@ -17,6 +17,7 @@ from central.trainings import Reason
 from shared import params_file
 from shared.clock import parse_instant_us
 from shared.errors import ExitCode, MetercastError, ParamsError, exit_code_of
+from shared.garbage import collect_rarely
 from shared.params import Params
 from shared.telemetry import configure_logging
 
@@ -161,6 +162,7 @@ def load_params(args: argparse.Namespace) -> Params:
 
 
 def _run(args: argparse.Namespace) -> int:
+    collect_rarely()
     from central.bootstrap import run
 
     return run(load_params(args))

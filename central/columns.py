@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -106,6 +107,19 @@ _NEEDED: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Batches that went into the record together, and their rows as `tables_of` has them."""
+
+    batches: Sequence[Uplink]
+    tables: Mapping[str, pa.Table]
+
+    @classmethod
+    def of(cls, batches: Sequence[Uplink]) -> Recorded:
+        """Batches as they are about to be written."""
+        return cls(batches, tables_of(batches))
+
+
 def tables_of(batches: Sequence[Uplink]) -> dict[str, pa.Table]:
     """The rows of `batches` as one table for each of SCHEMAS that has any, in the order they came."""
     parts: dict[str, list[pa.RecordBatch]] = {}
@@ -117,12 +131,10 @@ def tables_of(batches: Sequence[Uplink]) -> dict[str, pa.Table]:
     return {name: pa.Table.from_batches(rows, SCHEMAS[name]) for name, rows in parts.items()}
 
 
-def known_rows(batch: Uplink, kind: str) -> pa.RecordBatch:
-    """The rows of one kind as its table has them; none for columns that do not fit."""
-    try:
-        return _known_part(batch, kind, batch.kinds.get(kind, {}))
-    except _MISFITS:
-        return pa.RecordBatch.from_pylist([], SCHEMAS[kind])
+def spans_of(readings: pa.Table) -> pa.Table:
+    """`site, meter_id, first, last` of every meter's readings."""
+    spans = readings.group_by(["site", "meter_id"]).aggregate([("ts", "min"), ("ts", "max")])
+    return spans.rename_columns({"ts_min": "first", "ts_max": "last"})
 
 
 def _part_of(batch: Uplink, kind: str, columns: Mapping[str, list[Any]]) -> tuple[str, pa.RecordBatch]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from central.columns import Recorded
 from central.gaps import check_gap
 from central.record import Record
 from central.recorder import (
@@ -119,12 +120,12 @@ class Intake:
         self._deliveries: dict[int, Incoming] = {}
         self._delivered = 0
 
-    def take(self, messages: Sequence[Incoming], now: datetime, stop: threading.Event) -> list[Uplink]:
-        """Record the batches among `messages` and return those that are newly in the record, in order.
+    def take(self, messages: Sequence[Incoming], now: datetime, stop: threading.Event) -> list[Recorded]:
+        """Record the batches among `messages` and return what is newly in the record, a commit after the other.
 
         A record that cannot be written is tried again until it can, or until `stop`.
         """
-        written: list[Uplink] = []
+        written: list[Recorded] = []
         waiting = iter(messages)
         while message := next(waiting, None):
             events = self._some_events(message, waiting, stop)
@@ -185,33 +186,34 @@ class Intake:
         seq = _retried(lambda: self._record.recorded_seq(site, epoch), stop)
         return None if seq is None else [EpochMet(site, epoch, seq)]
 
-    def _carry_out(self, effects: Sequence[Effect], now: datetime, stop: threading.Event) -> list[Uplink] | None:
+    def _carry_out(self, effects: Sequence[Effect], now: datetime, stop: threading.Event) -> list[Recorded] | None:
         """Returns what was written; None when `stop` came before it could be."""
-        written: list[Uplink] = []
+        written: list[Recorded] = []
         for effect in effects:
             match effect:
                 case Write(batches):
-                    if not self._committed(batches, stop):
+                    recorded = Recorded.of(batches)
+                    if not self._committed(recorded, stop):
                         return None
-                    written += batches
+                    written.append(recorded)
                 case TellAcked():
                     self._tell(effect, now)
                 case Release(deliveries):
                     self._connection.acknowledge([self._deliveries.pop(number) for number in deliveries])
         return written
 
-    def _committed(self, batches: tuple[Uplink, ...], stop: threading.Event) -> bool:
-        version = _retried(lambda: self._timed_append(batches), stop)
+    def _committed(self, recorded: Recorded, stop: threading.Event) -> bool:
+        version = _retried(lambda: self._timed_append(recorded), stop)
         if version is None:
             return False
         self._metrics.record_version.set(version)
-        for batch in batches:
+        for batch in recorded.batches:
             self._count(batch)
         return True
 
-    def _timed_append(self, batches: tuple[Uplink, ...]) -> int:
+    def _timed_append(self, recorded: Recorded) -> int:
         started = time.monotonic()
-        version = self._record.append(batches)
+        version = self._record.append(recorded.batches, recorded.tables)
         self._metrics.commit_seconds.observe(time.monotonic() - started)
         return version
 

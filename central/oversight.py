@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from central.columns import SCORES, known_rows
+from central.columns import SCORES, Recorded, spans_of
 from central.delivery import Delivery
 from central.drift import DriftSeen, DriftWatch
 from central.jobs import Jobs
@@ -21,7 +20,7 @@ from central.trainings import Result, results_in, starts_in, trained_until_us
 from central.triggers import Coverage, Triggers
 from central.work import WorkFolder
 from shared.clock import DAY_US, iso, parse_instant_us, to_us
-from shared.messages import SCORE_COLUMNS, Drift, Uplink
+from shared.messages import SCORE_COLUMNS, Drift
 from shared.mqtt import Connection
 from shared.topics import SiteTopics
 
@@ -64,14 +63,10 @@ class Oversight:
 
     def rebuild(self, record: Record, wall: datetime) -> None:
         """Learn from the record and the work folder what a restart forgot."""
-        spans = record.spans().cast(_SPANS)
-        for row in zip(*(spans[name].to_pylist() for name in spans.column_names), strict=True):
-            self._coverage.add(*row)
+        self._cover(record.spans())
         self._event_us = self._coverage.newest_us
         since_us = None if self._event_us is None else self._event_us - REMEMBERED_DAYS * DAY_US
-        scores = record.scores(since_us=since_us)
-        for site in pc.unique(scores["site"]).to_pylist():
-            self._watch_scores(site, scores.filter(pc.field("site") == site))
+        self._watch_scores(record.scores(since_us=since_us))
         self._jobs.adopt(wall)
         self._triggers.last_start_us = max(starts_in(self._work.trainings), default=None)
         self._triggers.running = self._jobs.training
@@ -84,13 +79,14 @@ class Oversight:
         """Event time, None as long as nothing has come."""
         return self._event_us if self._event_clock else to_us(wall)
 
-    def take(self, batches: Iterable[Uplink], wall: datetime) -> None:
+    def take(self, recorded: Recorded, wall: datetime) -> None:
         """Look at batches that are now in the record."""
-        for batch in batches:
-            self._event_us = max(self._event_us or 0, parse_instant_us(batch.at))
-            self._cover(batch)
-            scores = pa.Table.from_batches([known_rows(batch, "scores")])
-            for seen in self._watch_scores(batch.site, scores):
+        newest_us = max(parse_instant_us(batch.at) for batch in recorded.batches)
+        self._event_us = max(self._event_us or 0, newest_us)
+        if "readings" in recorded.tables:
+            self._cover(spans_of(recorded.tables["readings"]))
+        if "scores" in recorded.tables:
+            for seen in self._watch_scores(recorded.tables["scores"]):
                 self._tell(seen, wall)
 
     def tick(self, wall: datetime) -> None:
@@ -112,17 +108,18 @@ class Oversight:
             training = self._jobs.train(reason, now_us, wall)
             self._journal.write("training started", wall=wall, event_us=now_us, training=training.id, reason=reason)
 
-    def _cover(self, batch: Uplink) -> None:
-        rows = pa.Table.from_batches([known_rows(batch, "readings")]).select(["meter_id", "ts"])
-        spans = rows.group_by("meter_id").aggregate([("ts", "min"), ("ts", "max")])
-        columns = [spans["meter_id"], *(spans[name].cast(pa.int64()) for name in ("ts_min", "ts_max"))]
-        for meter, first_us, last_us in zip(*(column.to_pylist() for column in columns), strict=True):
-            self._coverage.add(batch.site, meter, first_us, last_us)
+    def _cover(self, spans: pa.Table) -> None:
+        for row in zip(*(column.to_pylist() for column in spans.cast(_SPANS).columns), strict=True):
+            self._coverage.add(*row)
 
-    def _watch_scores(self, site: str, scores: pa.Table) -> list[DriftSeen]:
-        """Show the watch rows of the record's table of scores."""
+    def _watch_scores(self, scores: pa.Table) -> list[DriftSeen]:
+        """Show the watch rows of the record's table of scores, a site after the other."""
         rows = scores.cast(_SCORES_US).rename_columns(_SCORE_NAMES)
-        return self._watch.take(site, {name: rows[name].to_pylist() for name in SCORE_COLUMNS})
+        seen: list[DriftSeen] = []
+        for site in pc.unique(rows["site"]).to_pylist():
+            own = rows.filter(pc.field("site") == site)
+            seen += self._watch.take(site, {name: own[name].to_pylist() for name in SCORE_COLUMNS})
+        return seen
 
     def _tell(self, seen: DriftSeen, wall: datetime) -> None:
         decision = self._decision(seen.at_us)

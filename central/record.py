@@ -25,7 +25,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
-from central.columns import INSTANT, SCHEMAS, tables_of
+from central.columns import INSTANT, SCHEMAS, spans_of, tables_of
 from central.gaps import Gap, dead_letter_rows, widest
 from shared.errors import RecordError
 from shared.messages import Uplink
@@ -77,12 +77,13 @@ class Record:
         """The highest batch of an epoch in the record, 0 when there is none; raises RecordError."""
         return self._seq("readings", site, epoch)
 
-    def append(self, batches: Sequence[Uplink]) -> int:
+    def append(self, batches: Sequence[Uplink], tables: Mapping[str, pa.Table] | None = None) -> int:
         """Commit `batches`, which continue their epochs without a gap, once each; returns the record's version.
 
-        Raises RecordError; the same call may then be made again.
+        `tables` is what `tables_of` makes of them, when the caller has that already. Raises RecordError; the same call
+        may then be made again.
         """
-        tables = tables_of(batches)
+        tables = tables_of(batches) if tables is None else tables
         for name in (*SIDE_TABLES, "readings"):
             fresh = self._unwritten(name, batches)
             rows = (tables if len(fresh) == len(batches) else tables_of(fresh)).get(name)
@@ -154,9 +155,7 @@ class Record:
 
     def spans(self) -> pa.Table:
         """`site, meter_id, first, last` of every meter's readings. Raises RecordError."""
-        rows = self._read("readings", columns=["site", "meter_id", "ts"])
-        spans = rows.group_by(["site", "meter_id"]).aggregate([("ts", "min"), ("ts", "max")])
-        return spans.rename_columns({"ts_min": "first", "ts_max": "last"})
+        return spans_of(self._read("readings", columns=["site", "meter_id", "ts"]))
 
     def compact(self) -> None:
         """Merge small files of every table; raises RecordError. Rows and their order stay."""

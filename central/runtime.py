@@ -78,10 +78,11 @@ class Central:
             self._hear(message, wall, stop)
         self._connection.acknowledge(others)
         if uplink:
-            batches = self._intake.take(uplink, wall, stop)
-            for site in {batch.site for batch in batches}:
+            written = self._intake.take(uplink, wall, stop)
+            for site in {batch.site for recorded in written for batch in recorded.batches}:
                 self._roll_out(SiteSeen(site), wall)
-            self._oversight.take(batches, wall)
+            for recorded in written:
+                self._oversight.take(recorded, wall)
         self._restores.tick(time.monotonic())
         if time.monotonic() - self._ticked_s >= TICK_S:
             self._ticked_s = time.monotonic()

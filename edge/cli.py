@@ -20,6 +20,7 @@ from shared import __version__, params_file
 from shared.clock import parse_duration, parse_instant_us
 from shared.errors import ExitCode, MetercastError, exit_code_of
 from shared.findings import as_json, as_text
+from shared.garbage import collect_rarely
 from shared.grid import KINDS, UNITS
 from shared.params import Params
 from shared.telemetry import configure_logging
@@ -171,6 +172,7 @@ def _instant(text: str) -> int:
 
 
 def _run(_options: argparse.Namespace, chosen: Params) -> int:
+    collect_rarely()
     from edge.bootstrap import build
     from edge.runtime import Runtime
 

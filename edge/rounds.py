@@ -37,7 +37,7 @@ from shared.topics import SiteTopics
 CHAMPION_ROLE: Final = ROLES.index("champion")
 CHALLENGER_ROLE: Final = ROLES.index("challenger")
 NO_LIMIT: Final = 2**62
-METERS_AT_ONCE: Final = 1000  # in one round: the features of all meters of a large site would not fit in memory
+METERS_AT_ONCE: Final = 250  # in one round: the features of all meters of a large site would not fit in memory
 _DECIMALS: Final = 4  # 0.1 W
 
 Ints = NDArray[np.int64]

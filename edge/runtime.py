@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 0.05  # a batch that is not full waits this long for more: one sync to disk serves them all
 GATHER_S: Final = 0.002
 IDLE_WAIT_S: Final = 0.2
-UNCONFIRMED_AT_MOST: Final = 500  # they wait in memory: no forecasts are made beyond it until the broker confirms some
+CONFIRM_WAIT_S: Final = 0.01
+UNCONFIRMED_AT_MOST: Final = 1000  # they wait in memory: no forecasts are made beyond it until the broker confirms some
 COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
 CAUGHT_UP_AFTER_S: Final = 1.0
@@ -115,12 +116,11 @@ class Runtime:
         self._say_offline()
 
     def _step(self) -> None:
-        busy = self._node.busy and len(self._unconfirmed) < UNCONFIRMED_AT_MOST
-        messages = self._take(0.0 if busy else IDLE_WAIT_S)
+        messages = self._take()
         if messages:
             self._on_messages(messages)
         self._confirm()
-        if len(self._unconfirmed) < UNCONFIRMED_AT_MOST:
+        if self._may_publish:
             caught_up = self._caught_up(len(messages))
             self._has_caught_up |= caught_up
             self._handle(Tick(caught_up=caught_up))
@@ -137,10 +137,18 @@ class Runtime:
             self._behind_at_s = now_s
         return now_s - self._behind_at_s >= CAUGHT_UP_AFTER_S
 
-    def _take(self, timeout_s: float) -> list[Incoming]:
-        """A batch: what waits, and what comes within LINGER_S of the first, unless it is full before that."""
-        limit = self._edge.params.edge.batch
-        messages = self._connection.receive(limit, timeout_s)
+    @property
+    def _may_publish(self) -> bool:
+        return len(self._unconfirmed) < UNCONFIRMED_AT_MOST
+
+    def _take(self) -> list[Incoming]:
+        """A batch: what waits, and what comes within LINGER_S of the first, unless it is full or forecasts are due."""
+        limit, busy = self._edge.params.edge.batch, self._node.busy
+        if busy and self._may_publish:
+            return self._connection.receive(limit, 0.0)
+        messages = self._connection.receive(
+            limit, CONFIRM_WAIT_S if busy and self._connection.connected else IDLE_WAIT_S
+        )
         until_s = time.monotonic() + LINGER_S
         while 0 < len(messages) < limit and time.monotonic() < until_s:
             time.sleep(GATHER_S)
@@ -152,7 +160,7 @@ class Runtime:
         readings = [message for message in messages if topics.meter_of(message.topic) is not None]
         if readings:
             self._handle(ReadingsArrived(tuple(readings)))
-        others = messages if not readings else [m for m in messages if topics.meter_of(m.topic) is None]
+        others = [m for m in messages if topics.meter_of(m.topic) is None] if len(readings) < len(messages) else []
         history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
         if history:
             self._handle(HistoryArrived(tuple(history)))

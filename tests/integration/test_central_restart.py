@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from central.columns import Recorded
 from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
 from central.jobs import Jobs, new_training
@@ -77,7 +78,7 @@ def test_a_restart_sees_the_drift_that_stood_before_it(tmp_path: Path) -> None:
     days = [scored_day(day) for day in range(DAYS)]
     record.append(days)
     before, watch = oversight(tmp_path / "before")
-    before.take(days, WALL)
+    before.take(Recorded.of(days), WALL)
     after, rebuilt = oversight(tmp_path / "after")
     after.rebuild(record, WALL)
     assert rebuilt.standing == watch.standing
@@ -100,7 +101,7 @@ def test_columns_that_do_not_fit_stop_nothing(tmp_path: Path) -> None:
     batch.kinds["scores"]["y_kw"] = ["much"] * len(batch.kinds["scores"]["y_kw"])
     batch.kinds["readings"]["ts_us"] = [None] * len(batch.kinds["readings"]["ts_us"])
     made, watch = oversight(tmp_path)
-    made.take([batch], WALL)
+    made.take(Recorded.of([batch]), WALL)
     assert made._coverage.spans == {}
     assert watch.standing == {}
 

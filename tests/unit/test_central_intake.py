@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,9 +149,9 @@ class ShyRecord(Record):
         self._balk()
         return super().recorded_seq(site, epoch)
 
-    def append(self, batches: Sequence[Uplink]) -> int:
+    def append(self, batches: Sequence[Uplink], tables: Mapping[str, pa.Table] | None = None) -> int:
         self._balk()
-        return super().append(batches)
+        return super().append(batches, tables)
 
     def _balk(self) -> None:
         self.silent -= 1
@@ -168,7 +169,7 @@ def test_a_record_that_does_not_answer_for_a_while_loses_nothing(tmp_path: Path)
     record.create()
     taking, _ = intake(record)
     written = taking.take([message(json.dumps(content()))], WALL, threading.Event())
-    assert [batch.seq for batch in written] == [1]
+    assert [batch.seq for recorded in written for batch in recorded.batches] == [1]
     assert record.silent < 0
     assert Record(str(tmp_path / "record")).recorded_seq("s", "e") == 1
 
@@ -186,5 +187,5 @@ def test_a_refused_batch_is_counted_and_the_next_one_recorded(tmp_path: Path) ->
     taking, metrics = intake(record)
     bad = message(json.dumps(content(kinds={"weather": {"kelvin": [float("nan")]}})), 1)
     written = taking.take([bad, message(json.dumps(content()), 2)], WALL, threading.Event())
-    assert [batch.seq for batch in written] == [1]
+    assert [batch.seq for recorded in written for batch in recorded.batches] == [1]
     assert metrics.refused._value.get() == 1
