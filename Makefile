@@ -37,8 +37,9 @@ mosquitto: ## find a Mosquitto broker, or install it where permitted
 demo: install mosquitto ## replay real meters through a real broker and watch the loop close (KEEP=1 stays up)
 	@$(BIN)/python -m demo
 
+# Two at a time, as most of them wait for processes; a file's tests stay together, as some share a broker.
 test: install mosquitto ## run every test, with a real broker, MLflow and Delta
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 bench: install mosquitto peers ## measure beside limits and peers (ONLY=ingest_committed measures one)
 	@$(BIN)/python -m bench $(ONLY) $(BENCH_ARGS)

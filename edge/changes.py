@@ -22,7 +22,6 @@ class Changes:
     meters: set[int] = field(default_factory=set)
     forms: list[tuple[int, Form]] = field(default_factory=list)
     readings: list[ReadingRow] = field(default_factory=list)
-    readings_anew: bool = False  # some that were written are held no more
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)
     arrivals: dict[int, bytes] = field(default_factory=dict)

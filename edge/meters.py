@@ -107,14 +107,12 @@ class Meter:
         """Drop the readings before `place`."""
         del self.ts_us[:place], self.value[:place], self.form[:place]
 
-    def forget_after(self, latest_us: int, forms: Forms) -> None:
-        """Drop the readings later than this and what they settled: a clock that ran ahead let them in."""
+    def settle_up_to(self, latest_us: int, forms: Forms) -> None:
+        """Let only the readings up to this instant settle the meter: a clock that ran ahead let later ones in."""
         place = bisect_right(self.ts_us, latest_us)
-        if place < len(self.ts_us):
-            del self.ts_us[place:], self.value[place:], self.form[place:]
-            ends = (ts_us + forms.settles_us[form] for ts_us, form in zip(self.ts_us, self.form, strict=True))
-            self.settled_us = max(ends, default=NO_INSTANT)
-            self.latest_us = self.ts_us[-1] if self.ts_us else NO_INSTANT
+        kept = zip(self.ts_us[:place], self.form[:place], strict=True)
+        self.settled_us = max((ts_us + forms.settles_us[form] for ts_us, form in kept), default=NO_INSTANT)
+        self.latest_us = self.ts_us[place - 1] if place else NO_INSTANT
 
 
 class Meters:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bounds import Bounds
 from edge.changes import Changes
-from edge.dialects.native import RefusedItem
+from edge.dialects.native import MAX_PERIOD_US, RefusedItem
 from edge.effects import (
     AckedArrived,
     ChunkArrived,
@@ -209,6 +209,7 @@ class Node:
         rows = np.unique(np.fromiter((row for row, *_ in taken.kept), dtype=np.int64, count=len(taken.kept)))
         touched = [meters.by_row[row] for row in rows.tolist()]
         self.site.settled_us[rows] = [meter.settled_us for meter in touched]
+        self._unsettle(rows)
         if self.site.retired[rows].any():
             self.site.retired[rows] = False
             changes.meters |= set(rows.tolist())
@@ -266,6 +267,14 @@ class Node:
         changes.closed += closed
         changes.meters |= {row for row, _first, _count in closed}
 
+    def _unsettle(self, rows: NDArray[np.int64]) -> None:
+        """Let no reading settle anything that a clock that ran ahead let in, nor when it is read back from disk."""
+        latest_us = self.clock.now_us + self.site.limits.max_ahead_us
+        for row in rows[self.site.settled_us[rows] > latest_us + MAX_PERIOD_US].tolist():
+            meter = self.site.meters.by_row[row]
+            meter.settle_up_to(latest_us, self.site.forms)
+            self.site.settled_us[row] = meter.settled_us
+
     def _ends(self) -> int:
         """The first interval that nobody can have read yet."""
         return (self.clock.now_us + self.site.limits.max_ahead_us) // self.site.step_us + 1
@@ -291,18 +300,15 @@ class Node:
     def _reopen(self, now_us: int, changes: Changes) -> None:
         """Take back what a clock that ran ahead closed: no interval may be closed that has not begun."""
         rows, ends = self.site.active_rows, self._ends()
+        self._unsettle(rows)
         for row in rows[self.site.window.closed[rows] > ends].tolist():
-            meter = self.site.meters.by_row[row]
-            meter.forget_after(now_us + self.site.limits.max_ahead_us, self.site.forms)
-            self.site.settled_us[row] = meter.settled_us
-            settled = meter.settled_us // self.site.step_us
+            settled = int(self.site.settled_us[row]) // self.site.step_us
             number = min(max(settled, (now_us - self.site.limits.grace_us) // self.site.step_us), ends)
             self.site.window.reopen(row, number)
             self.rounds.reopen(row, number)
             self.counters["intervals", "reopened"] += 1
             changes.closed.append((row, number - self.site.window.width, self.site.window.width))
             changes.meters.add(row)
-            changes.readings_anew = True
 
     def _close_waiting(self, now_us: int, changes: Changes, *, silent_too: bool) -> list[Publish]:
         """Close what readings settled earlier but the window had no slack for, and what silence closes."""

@@ -147,7 +147,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             self._write(changes, site)
             logged = self._logged + len(changes.readings)
-            if changes.readings_anew or logged > max(REWRITTEN_FROM, 2 * self._held):
+            if logged > max(REWRITTEN_FROM, 2 * self._held):
                 logged = self._held = self._rewrite_readings(site)
             self._db.execute("COMMIT")
             self._logged = logged

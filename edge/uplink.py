@@ -46,6 +46,7 @@ class UplinkLedger:
         self._size_bytes = sum(self._waiting.values())
         self._begun_at = next_seq  # numbers from here on were given by this process
         self._sent_up_to = next_seq - 1
+        self._last_sent = 0  # by this process
         self._heard = is_new
         self._in_doubt = False
         self.recorded = recorded
@@ -103,8 +104,7 @@ class UplinkLedger:
         """
         if self._size_bytes <= max_bytes:
             return None
-        newest_sent = max(self._sent_s, default=0)
-        waiting = [seq for seq in self._waiting if seq > newest_sent]
+        waiting = [seq for seq in self._waiting if seq > self._last_sent]
         left, chosen = self._size_bytes, 0
         while chosen < len(waiting) - 1 and left > EMPTIED_TO * max_bytes:
             left -= self._waiting[waiting[chosen]]
@@ -137,7 +137,7 @@ class UplinkLedger:
         self.next_seq = self._begun_at = len(waiting) + 1
         self.recorded = (0, 0)
         self._in_doubt = False
-        self._sent_up_to, self._heard = 0, True  # nobody has used a number of this epoch before
+        self._sent_up_to, self._last_sent, self._heard = 0, 0, True  # nobody has used a number of this epoch before
 
     def is_of_earlier_process(self, seq: int) -> bool:
         """Whether a batch was written before this process began, so that its disk may have spoilt it since."""
@@ -159,7 +159,8 @@ class UplinkLedger:
         """
         oldest = [seq for seq in islice(self._waiting, window) if self._heard or seq < self._begun_at]
         due = [seq for seq in oldest if self._is_due(seq, monotonic_s, resend_after_s)]
-        self._sent_up_to = max(self._sent_up_to, *due) if due else self._sent_up_to
+        self._sent_up_to = max([self._sent_up_to, *due])
+        self._last_sent = max([self._last_sent, *due])
         for seq in due:
             self._sent_s[seq] = monotonic_s
             self._sendings[seq] = self._sendings.get(seq, 0) + 1
