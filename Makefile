@@ -58,8 +58,10 @@ $(PEERS)/.installed: requirements/bench.txt
 
 # A quarter of the time in virtual time, where a seed takes a tenth of a second; the rest with real processes.
 soak: install mosquitto ## play faults with fresh seeds until the time is over (MINUTES=10, SEED=…)
-	@$(BIN)/python -m tests.simulation --seeds 1000000 --from $(or $(SEED),$$(date +%s)) --seconds $$(( $(or $(MINUTES),10) * 15 ))
-	@$(BIN)/python -m tests.faults --minutes $$(awk 'BEGIN { print $(or $(MINUTES),10) * 0.75 }') $(if $(SEED),--seed $(SEED))
+	@status=0; \
+	$(BIN)/python -m tests.simulation --seeds 1000000 --from $(or $(SEED),$$(date +%s)) --seconds $$(( $(or $(MINUTES),10) * 15 )) || status=1; \
+	$(BIN)/python -m tests.faults --minutes $$(awk 'BEGIN { print $(or $(MINUTES),10) * 0.75 }') $(if $(SEED),--seed $(SEED)) || status=1; \
+	exit $$status
 
 check: install ## format, lint, types, import rules, links in the docs
 	@$(BIN)/ruff format --check --quiet --output-format concise . || { echo "run 'make format'"; exit 1; }
