@@ -132,16 +132,16 @@ class _Link:
         self.close()
 
     def _up(self) -> None:
-        """Client to broker: note what it acknowledges, then hand it on: the broker may use an id again at once."""
+        """Client to broker: hand on, then note what that acknowledged."""
         reader = PacketReader()
         while chunk := self._client.recv(_CHUNK_BYTES):
             self._proxy.wait_turn(len(chunk))
+            self._broker.sendall(chunk)
             for packet in reader.feed(chunk):
                 if packet.kind == CONNECT:
                     self._mqtt_5 = speaks_5(packet)
                 elif packet.kind == PUBACK and (mid := acknowledged_mid(packet)) is not None:
                     self._note_acked(mid)
-            self._broker.sendall(chunk)
 
     def _note_acked(self, mid: int) -> None:
         message = self._under_way.pop(mid, None)
