@@ -1,7 +1,8 @@
 """A network that can fail: a TCP proxy between a client and the broker that remembers which messages were acknowledged.
 
 Invariants: a message is known before the client can have seen it; an acknowledgement counts only once it was handed on
-to the broker; a cut closes every connection and turns new ones away until `restore`.
+to the broker, for the oldest message of its packet id; a cut closes every connection and turns new ones away until
+`restore`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -105,12 +107,16 @@ class Proxy:
 
 
 class _Link:
-    """One connection of the client, carried by two threads; knows the messages under way by their packet id."""
+    """One connection of the client, carried by two threads; knows the messages under way by their packet id.
+
+    An id may have several: Mosquitto 2.0 lets more of a long queue out with each acknowledgement than came in by it,
+    past the client's ReceiveMaximum and past 65,535, from where ids come around. It settles the oldest first.
+    """
 
     def __init__(self, proxy: Proxy, client: socket.socket, broker: socket.socket) -> None:
         self._proxy = proxy
         self._client, self._broker = client, broker
-        self._under_way: dict[int, tuple[str, bytes]] = {}
+        self._under_way: defaultdict[int, deque[tuple[str, bytes]]] = defaultdict(deque)
         self._mqtt_5 = True
 
     def start(self) -> None:
@@ -144,9 +150,8 @@ class _Link:
                     self._note_acked(mid)
 
     def _note_acked(self, mid: int) -> None:
-        message = self._under_way.pop(mid, None)
-        if message is not None:
-            self._proxy.acked.add(message)
+        if self._under_way[mid]:
+            self._proxy.acked.add(self._under_way[mid].popleft())
             self._proxy.acks += 1
 
     def _down(self) -> None:
@@ -157,6 +162,6 @@ class _Link:
             for packet in reader.feed(chunk):
                 if packet.kind == PUBLISH:
                     message = message_of(packet, mqtt_5=self._mqtt_5)
-                    self._under_way[message.mid] = (message.topic, message.payload)
+                    self._under_way[message.mid].append((message.topic, message.payload))
                     self._proxy.delivered += 1
             self._client.sendall(chunk)

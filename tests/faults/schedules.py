@@ -202,35 +202,36 @@ def disk_full(rig: Rig, chance: random.Random, long: bool) -> Played:
     for _ in range(10 if long else 1):
         rig.publish_all(next(hours))
         rig.drain()
-        with rig.edge.disk_full():
-            _expect_disk_trouble(rig, hours)
+        with _disk_full(rig, hours) as heard:
+            _expect_trouble_told(rig, hours, heard)
             time.sleep(chance.uniform(0, 3 if long else 0.3))
         rig.expect(lambda: rig.state() == "online", "a status of online with room again")
     rig.drain()
-    with rig.edge.disk_full():
-        _expect_failed_commit(rig, hours)
+    with _disk_full(rig, hours):
         rig.kill_edge()
     rig.edge.start()
     return Played(fleet.names)
 
 
-def _expect_disk_trouble(rig: Rig, hours: Iterator[list[Publication]]) -> None:
-    """A failed commit is logged, from then on nothing is acknowledged, and the status says why."""
-    heard = len(rig.statuses())
-    _expect_failed_commit(rig, hours)
+@contextmanager
+def _disk_full(rig: Rig, hours: Iterator[list[Publication]]) -> Iterator[int]:
+    """No room, and a commit has failed of it and is logged; gives how many statuses were heard before."""
+    failures, heard = _said_failed(rig), len(rig.statuses())  # counted before, for what is under way may fail at once
+    with rig.edge.disk_full():
+        for _ in range(3):
+            rig.publish_all(next(hours))
+        rig.expect(lambda: _said_failed(rig) > failures, "a log line about the failed commit")
+        yield heard
+
+
+def _expect_trouble_told(rig: Rig, hours: Iterator[list[Publication]], heard: int) -> None:
+    """Nothing is acknowledged, and the status says why."""
     with rig.no_acks("while the disk is full"):
         rig.publish_all(next(hours))
         rig.expect(
             lambda: any(one["state"] == "degraded" and one["reasons"] for one in rig.statuses()[heard:]),
             "a degraded status with a reason while the disk is full",
         )
-
-
-def _expect_failed_commit(rig: Rig, hours: Iterator[list[Publication]]) -> None:
-    failures = _said_failed(rig)
-    for _ in range(3):
-        rig.publish_all(next(hours))
-    rig.expect(lambda: _said_failed(rig) > failures, "a log line about the failed commit")
 
 
 def _said_failed(rig: Rig) -> int:
