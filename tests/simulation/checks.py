@@ -141,9 +141,10 @@ class Books:
         self.disk_keys = set().union(*self.on_disk.values())
 
     def _is_needless(self, gap: Key) -> bool:
-        """Whether all that a gap stands for was in the record before, unheard of by the edge."""
+        """Whether the record had told of all that a gap stands for, unheard of by the edge: as rows or in other gaps."""
         was_recorded = self.recorded | self.lost_with_record
-        return all(key in was_recorded or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
+        told = was_recorded.union(*(self.gaps[other] for other in self.gaps.keys() & was_recorded))
+        return all(key in told or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
 
     def _note_closed(self, edge: EdgeProcess) -> None:
         step_us = edge.params.step_s * 1_000_000
