@@ -72,13 +72,14 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
     models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes)
     if "models" in facts:
         models.resume(facts["models"], wall_now())
-    seq, at_us = map(int, facts.get("recorded", "0,0").split(","))
+    next_seq, (seq, at_us) = int(facts.get("next_seq", 1)), map(int, facts.get("recorded", "0,0").split(","))
     uplink = UplinkLedger(
         params.site,
         facts["epoch"],
-        next_seq=int(facts.get("next_seq", 1)),
+        next_seq=next_seq,
         waiting=store.outbox_index(),
         recorded=(seq, at_us),
+        vouched=int(facts.get("vouched", next_seq - 1)),
         is_new="instance" not in facts,
     )
     clock = SiteClock(

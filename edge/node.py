@@ -456,7 +456,7 @@ class Node:
         )
 
     def _commit(self, changes: Changes) -> Commit:
-        changes.facts["next_seq"] = str(self.uplink.next_seq)
+        changes.facts |= {"next_seq": str(self.uplink.next_seq), "vouched": str(self.uplink.vouched)}
         changes.facts["wall_us"] = str(self.clock.believed_us)
         if self._restore_wanted:  # known after a restart too, when the state is no longer empty
             changes.facts.setdefault("restore", "wanted")

@@ -27,7 +27,7 @@ from shared.topics import is_id
 # Columns whose numbers stand for a row of another table, and those tables; each numbers its rows from 0.
 _REFERENCES: Final = {"meter": "meters", "form": "forms"}
 _LISTS: Final = tuple(_REFERENCES.values())
-_FACTS_OF_AN_EPOCH: Final = ("epoch", "next_seq", "recorded")
+_FACTS_OF_AN_EPOCH: Final = ("epoch", "next_seq", "vouched", "recorded")
 _DIGEST_BYTES_AT_MOST: Final = 64  # a waiting batch is longer: on a page the two tables' rows look alike
 _GZIP: Final = b"\x1f\x8b"
 SMALLEST_BYTES: Final = 512  # no SQLite page is smaller

@@ -276,7 +276,8 @@ def _renumber(db: sqlite3.Connection, epoch: str) -> None:
                 "UPDATE outbox SET seq = ?, body = ? WHERE seq = ?", (-number, _renumbered(body, epoch, number), seq)
             )
         db.execute("UPDATE outbox SET seq = -seq")
-        facts = {"epoch": epoch, "next_seq": str(len(waiting) + 1), "recorded": "0,0", "restore": "wanted"}
+        numbers = {"next_seq": str(len(waiting) + 1), "vouched": str(len(waiting)), "recorded": "0,0"}
+        facts = {"epoch": epoch, **numbers, "restore": "wanted"}
         db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
         db.execute("COMMIT")
     except (sqlite3.Error, MessageRefused) as error:

@@ -2,7 +2,7 @@
 
 Invariants: within an epoch numbers rise by one and are never used twice; a batch leaves the outbox only when central's
 ack covers it, or when a gap entry takes its place; at most `window` batches are under way at once, and those unanswered
-are sent again; no number given in this process is sent before we have heard how far central's record is.
+are sent again; a number is sent only once central has vouched for it: by a word of this epoch since it was given.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ class UplinkLedger:
         next_seq: int,
         waiting: list[tuple[int, int]],
         recorded: tuple[int, int] = (0, 0),
+        vouched: int | None = None,
         is_new: bool = False,
     ) -> None:
         """`recorded` is what the newest ack said that let batches leave: its seq and `at` in microseconds.
 
-        `is_new`: nobody has ever sent a number of this epoch.
+        `vouched`: the last number that is ours to use, by default all that were given; `is_new`: nobody has ever sent
+        a number of this epoch.
         """
         self.site = site
         self.epoch = epoch
@@ -45,11 +47,17 @@ class UplinkLedger:
         self._sendings: dict[int, int] = {}
         self._size_bytes = sum(self._waiting.values())
         self._begun_at = next_seq  # numbers from here on were given by this process
-        self._sent_up_to = next_seq - 1
+        self._vouched = next_seq - 1 if vouched is None else vouched
+        self._sent_up_to = self._vouched
         self._last_sent = 0  # by this process
         self._heard = is_new
         self._in_doubt = False
         self.recorded = recorded
+
+    @property
+    def vouched(self) -> int:
+        """The last number that may be sent: what comes after it another life of this disk may have used."""
+        return self.next_seq - 1 if self._heard else self._vouched
 
     @property
     def batches(self) -> int:
@@ -136,7 +144,7 @@ class UplinkLedger:
         self._size_bytes = sum(self._waiting.values())
         self.next_seq = self._begun_at = len(waiting) + 1
         self.recorded = (0, 0)
-        self._in_doubt = False
+        self._in_doubt, self._vouched = False, len(waiting)
         self._sent_up_to, self._last_sent, self._heard = 0, 0, True  # nobody has used a number of this epoch before
 
     def is_of_earlier_process(self, seq: int) -> bool:
@@ -144,12 +152,11 @@ class UplinkLedger:
         return seq < self._begun_at
 
     def is_in_doubt(self, connected_for_s: float) -> bool:
-        """Whether numbers given in this process wait, and nobody has told for long that they are free."""
-        unheard = not self._heard and connected_for_s >= UNHEARD_AT_MOST_S and self.next_seq > self._begun_at
-        return self._in_doubt or unheard
+        """Whether numbers wait that nobody has vouched for, and for long."""
+        return self._in_doubt or (connected_for_s >= UNHEARD_AT_MOST_S and self.vouched < self.next_seq - 1)
 
     def doubt(self) -> None:
-        """Send no number given in this process until a new epoch has begun."""
+        """Send nothing that was not vouched for before this process until a new epoch has begun."""
         self._in_doubt, self._heard = True, False
 
     def due(self, monotonic_s: float, *, window: int, resend_after_s: float) -> list[int]:
@@ -157,7 +164,7 @@ class UplinkLedger:
 
         Each sending without an answer doubles the wait: what central is not there to take would fill the broker.
         """
-        oldest = [seq for seq in islice(self._waiting, window) if self._heard or seq < self._begun_at]
+        oldest = [seq for seq in islice(self._waiting, window) if seq <= self.vouched]
         due = [seq for seq in oldest if self._is_due(seq, monotonic_s, resend_after_s)]
         self._sent_up_to = max([self._sent_up_to, *due])
         self._last_sent = max([self._last_sent, *due])

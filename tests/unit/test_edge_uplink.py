@@ -91,6 +91,18 @@ def test_no_number_of_this_process_is_sent_before_central_was_heard() -> None:
     assert ledger.due(2.0, window=16, resend_after_s=20.0) == [3]
 
 
+def test_a_number_that_nobody_vouched_for_before_a_restart_still_waits_after_it() -> None:
+    """An image taken while they wait may be put back after the life it was taken of began a new epoch."""
+    first = UplinkLedger("s", "e", next_seq=3, waiting=[(1, 10), (2, 10)])
+    first.enqueue({"events": {"a": [1]}}, "now")
+    second = UplinkLedger("s", "e", next_seq=4, waiting=[(1, 10), (2, 10), (3, 10)], vouched=first.vouched)
+    assert second.due(0.0, window=16, resend_after_s=20.0) == [1, 2]
+    assert second.is_in_doubt(UNHEARD_AT_MOST_S)
+    assert second.disowned_by(_acked(3))
+    second.on_acked(_acked(2))
+    assert (second.vouched, second.due(1.0, window=16, resend_after_s=20.0)) == (3, [3])
+
+
 def test_numbers_that_nobody_vouches_for_are_given_up_for_a_new_epoch() -> None:
     ledger = UplinkLedger("s", "e", next_seq=3, waiting=[(1, 10), (2, 10)])
     assert not ledger.is_in_doubt(UNHEARD_AT_MOST_S)
