@@ -141,7 +141,7 @@ class Books:
         self.disk_keys = set().union(*self.on_disk.values())
 
     def _is_needless(self, gap: Key) -> bool:
-        """Whether the record had told of all that a gap stands for, unheard of by the edge: as rows or in other gaps."""
+        """Whether the record had told of all a gap stands for, unheard of by the edge: as rows or in other gaps."""
         was_recorded = self.recorded | self.lost_with_record
         told = was_recorded.union(*(self.gaps[other] for other in self.gaps.keys() & was_recorded))
         return all(key in told or (key in self.gaps and self._is_needless(key)) for key in self.gaps[gap])
