@@ -18,7 +18,8 @@ def check_always_a_forecast(site: Site, process: EdgeProcess) -> None:
     """Invariant 4: a meter with usable history has the forecast of its newest origin, retained.
 
     History that only a revision of the newest interval made, or that came late before a meter's first interval, is used
-    from the next origin on; under the event clock that may not come. What the life before a disk image said is newer.
+    from the next origin on; under the event clock that may not come. What the life before a disk image said is newer;
+    what one before another disk said may be older, while this life has only history and that clock stands.
     """
     step_us = site.params.step_s * SECOND_US
     for meter in process.meters():
@@ -26,8 +27,9 @@ def check_always_a_forecast(site: Site, process: EdgeProcess) -> None:
         loads_kw = process.loads_kw(meter, np.arange(closed - 8 * DAY_US // step_us, closed - 1))
         if closed < 0 or process.retired(meter) or not np.isfinite(loads_kw).any():
             continue
-        kept = site.broker.retained.get(site.books.topics.forecast(meter))
-        if kept is None:
+        topic = site.books.topics.forecast(meter)
+        kept = site.broker.retained.get(topic)
+        if kept is None or (site.params.clock == "event" and kept.payload == site.inherited.get(topic)):
             require(site.params.clock == "event", f"{site.name} {meter} has history and no forecast")
             continue
         wanted, origin = iso(closed * step_us), json.loads(kept.payload)["origin"]

@@ -50,6 +50,7 @@ class Site:
     renewed: bool = False
     broker_forgot: bool = False
     lives: int = 0  # of its disk: each image that is restored begins another
+    inherited: dict[str, bytes] = field(default_factory=dict)  # by topic: retained when the disk was last another one
     images: list[tuple[int, Path]] = field(default_factory=list)
 
     @property

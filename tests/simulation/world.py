@@ -291,6 +291,7 @@ class World:
             site.disk.restore(image)
             self._forget_uplink(site)
         site.bereft = True
+        site.inherited = {topic: kept.payload for topic, kept in site.broker.retained.items()}
         self.say(f"{site.name}: the disk is {'wiped' if image is None else f'restored from {image.name}'}")
 
     def _forget_uplink(self, site: Site) -> None:
