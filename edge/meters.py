@@ -84,6 +84,11 @@ class Meter:
         place = bisect_right(self.ts_us, ts_us)
         return self.ts_us[place - 1] if place else NO_INSTANT
 
+    def told_us(self, forms: Forms, otherwise_us: int) -> int:
+        """The latest instant that it told of itself; `otherwise_us` when its last readings all took our time."""
+        last = range(len(self.ts_us) - 1, max(len(self.ts_us) - PRUNED_FROM, 0) - 1, -1)
+        return next((self.ts_us[place] for place in last if not forms.is_timeless[self.form[place]]), otherwise_us)
+
     def at(self, ts_us: int) -> Reading | None:
         """The reading of this instant that is kept, if any."""
         place = bisect_left(self.ts_us, ts_us)
@@ -209,10 +214,12 @@ class Meters:
     def prune(self, meter: Meter, now_us: int) -> None:
         """Forget readings that can no longer change an interval.
 
-        The last one before those that can stays: it may cover what comes after it.
+        The last one before those that can stays: it may cover what comes after it. No clock that ran ahead makes what
+        is recent by the meter's own word old.
         """
         closed_us = int(self.window.closed[meter.row]) * self.rules.step_us
-        settled_us = min(closed_us, now_us - self.lateness_us) - meter.reach_us - self.rules.step_us
+        late_us = min(now_us, meter.told_us(self.forms, now_us)) - self.lateness_us
+        settled_us = min(closed_us, late_us) - meter.reach_us - self.rules.step_us
         place = max(bisect_left(meter.ts_us, settled_us) - 1, 0)
         meter.forget_before(place)
         meter.prune_at = max(PRUNED_FROM, 2 * len(meter.ts_us))

@@ -100,7 +100,11 @@ class Runtime:
             self._edge.store.close()
 
     def _begin(self, left: Status | None) -> None:
-        """Make sure that the disk knows of the last life of this site, and of this one before others hear of it."""
+        """Make sure that the disk knows of the last life of this site, and of this one before others hear of it.
+
+        The time is told first: a full disk may hold the rest up for hours, and the clock may jump meanwhile.
+        """
+        self._node.clock.tell(to_us(wall_now()))
         if another_lived(left, last_instance=self._edge.store.facts.get("instance", "")):
             self._handle(NumbersInDoubt())
         self._commit(Changes(facts={"instance": self._edge.instance}))
@@ -217,7 +221,7 @@ class Runtime:
                     self._edge.artifacts.keep_only(sha256s)
 
     def _commit(self, changes: Changes) -> None:
-        """Write, trying again for as long as it takes: until then nothing after it happens, nothing is acknowledged."""
+        """Write, trying again for as long as it takes: until then the clock goes on and nothing else."""
         failed = False
         while True:
             try:
@@ -230,7 +234,8 @@ class Runtime:
                     log.error("commit failed, trying again until it can", extra={"reason": str(error)})
                 failed = True
                 self._node.counters["commits_failed", ""] += 1
-                self._node.bounds.reached("disk", str(error), to_us(wall_now()))
+                self._node.clock.tell(to_us(wall_now()))
+                self._node.bounds.reached("disk", str(error), self._node.clock.wall_us)
                 self._say_status_when_due()
                 if self._stop.wait(COMMIT_RETRY_S):
                     raise

@@ -133,7 +133,7 @@ class Books:
             if seq not in self.on_disk:
                 batch = edge.batch(seq)
                 require((batch.epoch, batch.seq) == (epoch, seq), f"outbox {seq} holds {batch.epoch} {batch.seq}")
-                self.on_disk[seq] = self._enter(batch, new_rows=new_rows)
+                self.on_disk[seq] = self.enter(batch, new_rows=new_rows)
                 self.first[seq] = first_seq(batch)
         for before, seq in pairwise(waiting):
             first = self.first.get(seq, seq)
@@ -150,7 +150,8 @@ class Books:
         step_us = edge.params.step_s * 1_000_000
         self.closed_us = {meter: edge.closed(meter) * step_us for meter in edge.meters()}
 
-    def _enter(self, batch: Uplink, *, new_rows: bool) -> frozenset[Key]:
+    def enter(self, batch: Uplink, *, new_rows: bool = True) -> frozenset[Key]:
+        """What is in a batch; `new_rows`: its readings were committed just now."""
         rows = rows_of(batch.kinds.get("readings", {}))
         if new_rows:
             for row in rows:
@@ -179,14 +180,11 @@ class Books:
                 self.committed[key] <= allowed, f"a reading without ts was taken {self.committed[key]} times: {row}"
             )
         late = ts_us < row["received_us"] - self.lateness_us
-        if not late:
-            require(self.known.get(identity) != row["value"], f"a reading was counted twice: {row}")
-            self.known[identity] = row["value"]
         if late and ts_us < self.closed_us.get(meter, ts_us):
             self.spoilt.append(Spoilt(meter, ts_us - self.reach_us, ts_us + self.reach_us))
         else:
-            period_us = round((row["period_s"] or 0) * 1e6)
-            self.closed_us[meter] = max(self.closed_us.get(meter, ts_us), ts_us + period_us)
+            require(self.known.get(identity) != row["value"], f"a reading was counted twice: {row}")
+            self.known[identity] = row["value"]
             self.rows[identity] = row
         self.receptions += 1
         self.order[key, row["received_us"]] = self.receptions
@@ -195,7 +193,7 @@ class Books:
 
     def record(self, batch: Uplink) -> None:
         """A batch is in the record."""
-        self.recorded |= self._enter(batch, new_rows=False)
+        self.recorded |= self.enter(batch, new_rows=False)
 
     def record_restored(self, record: ModelRecord, site: str) -> None:
         """The record is an earlier one: what only its lost part held is forgiven."""
@@ -205,7 +203,7 @@ class Books:
             for rows in record.tables[name]:
                 if rows.site == site and rows.seq <= record.recorded_seq(site, rows.epoch):
                     batch = Uplink(site=site, epoch=rows.epoch, seq=rows.seq, at="", kinds={rows.kind: rows.columns})
-                    self.recorded |= self._enter(batch, new_rows=False)
+                    self.recorded |= self.enter(batch, new_rows=False)
         self.lost_with_record |= before - self.recorded
         self._forgive(before - self.recorded)
 

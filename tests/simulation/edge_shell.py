@@ -151,6 +151,7 @@ class EdgeProcess:
         )
         self.torn_from: int | None = None
         self.gap: tuple[int, int] | None = None
+        self.stuck = False  # in a commit that it tries again: its clock goes on
         self._instance = instance
         self._started_at = iso(clock.wall_us)
         self._connects = 0
@@ -165,6 +166,7 @@ class EdgeProcess:
 
     def begin(self, left: bytes) -> Iterator[Moment]:
         """Look at the status that the last life left behind, and make the disk know of this one."""
+        self.hear_clock()
         try:
             status = Status.decode(left, self.topics.status)
         except MessageRefused:
@@ -319,7 +321,9 @@ class EdgeProcess:
             except StateDamaged:
                 raise
             except StateError:
+                self.stuck = True
                 yield Moment.STUCK
+        self.stuck = False
         self.torn_from = before if log.stat().st_size > before else None
         yield Moment.COMMITTED
         self.torn_from = None

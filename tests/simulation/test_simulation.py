@@ -13,9 +13,11 @@ from typing import Final
 
 import pytest
 
+from shared.clock import DAY_US, HOUR_US
 from shared.memory import MemoryBroker
 from shared.messages import Uplink
-from tests.simulation.checks import LedgerBooks, Violation
+from shared.topics import SiteTopics
+from tests.simulation.checks import Books, LedgerBooks, Violation
 from tests.simulation.run import failure_of
 from tests.simulation.world import FAULTS, World
 
@@ -55,3 +57,22 @@ def test_the_ledgers_books_refuse_a_number_used_for_two_contents() -> None:
     books.send(first.compress())
     with pytest.raises(Violation, match="another content"):
         books.send(first.model_copy(update={"kinds": {"other": {"a": [2]}}}).compress())
+
+
+def _batch(seq: int, value: float, received_us: int) -> Uplink:
+    row = {"meter_id": "m1", "ts_us": 0, "value": value, "unit": "kW", "kind": "power", "period_s": None}
+    columns = {name: [cell] for name, cell in (row | {"quality": "ok", "received_us": received_us}).items()}
+    return Uplink(site="s", epoch="e", seq=seq, at="2026-01-05T00:00:00Z", kinds={"readings": columns})
+
+
+@pytest.mark.parametrize("corrected_us", [HOUR_US, 365 * DAY_US])
+def test_the_books_tell_a_value_that_comes_back_after_a_correction_from_one_that_is_counted_twice(
+    corrected_us: int,
+) -> None:
+    """Also when a clock that ran ahead took the correction of an open interval for late."""
+    books = Books(topics=SiteTopics("metercast", "s"), lateness_us=6 * HOUR_US, reach_us=HOUR_US)
+    books.published.update(("reading", "m1", 0, value) for value in (1.0, 2.0))
+    for number, (value, received_us) in enumerate([(1.0, HOUR_US), (2.0, corrected_us), (1.0, HOUR_US)], start=1):
+        books.enter(_batch(number, value, received_us))
+    with pytest.raises(Violation, match="counted twice"):
+        books.enter(_batch(4, 1.0, HOUR_US))

@@ -156,7 +156,7 @@ class World:
         """Let virtual time pass."""
         self.now_us += time_us
         for site in self.sites:
-            if site.process is not None and site.turn is None:
+            if site.process is not None and (site.turn is None or site.process.stuck):
                 site.process.let_pass(self.now_us + site.offset_us)
             site.clock.wall_us = self.now_us + site.offset_us
             site.clock.monotonic_s += time_us / SECOND_US

@@ -285,6 +285,36 @@ def test_meters_that_take_our_time_are_no_evidence_for_it_and_go_on_when_it_is_s
         _send_timeless(desk, 2000, now_us)
 
 
+def _power(minute: float, value: float) -> dict[str, object]:
+    return {"ts": iso(START_US + round(minute * MINUTE_US)), "value": value, "unit": "kW"}
+
+
+def test_what_is_recent_by_a_meters_own_word_is_not_forgotten_while_its_clock_runs_ahead(tmp_path: Path) -> None:
+    clean, ahead = (EdgeAtDesk(tmp_path / name, settings=("clock=wall",)) for name in ("clean", "ahead"))
+    now_us = START_US + 4 * HOUR_US
+    for desk in (clean, ahead):
+        desk.send(("m1", [_power(minute, float(minute)) for minute in range(0, 240, 4)]), wall_us=now_us)
+    ahead.restart()
+    ahead.tell_at_once(Tick(caught_up=True), now_us + 3 * DAY_US)
+    _send_timeless(ahead, 1, now_us + 3 * DAY_US)
+    ahead.tell_at_once_and_believe(now_us + MINUTE_US)
+    for desk in (clean, ahead):
+        desk.send(("m1", [_power(240 + n / 10, 1.0) for n in range(9)]), wall_us=now_us + MINUTE_US)
+        recorded = len(desk.rows("readings"))
+        desk.send(("m1", _power(4, 4.0)), wall_us=now_us + MINUTE_US)  # its broker has it once more
+        assert len(desk.rows("readings")) == recorded
+        desk.send(("m1", _power(5, 1000.0)), wall_us=now_us + MINUTE_US)
+    assert _rows(clean) == _rows(ahead)
+
+
+def test_what_a_meter_sends_without_time_is_forgotten_though_it_once_told_one(tmp_path: Path) -> None:
+    desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
+    desk.send(("m1", _power(0, 1.0)), wall_us=START_US)
+    for number in range(1, 2000):
+        _send_timeless(desk, number, START_US + number * 10 * MINUTE_US)
+    assert len(desk.node.site.meters.by_name["m1"].ts_us) < 200
+
+
 def test_intervals_that_have_not_begun_are_not_closed_by_a_reading_that_claims_to_cover_them(tmp_path: Path) -> None:
     desk = EdgeAtDesk(tmp_path / "edge", settings=("clock=wall",))
     desk.send(("m1", reading(0, 24.0, period_s=86400)), wall_us=START_US)

@@ -1,0 +1,49 @@
+"""What the edge's shell does without a broker."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from edge import runtime
+from edge.bootstrap import build
+from edge.effects import Tick
+from edge.runtime import Runtime
+from edge.store import Store
+from shared import params_file
+from shared.clock import DAY_US, to_datetime
+from shared.errors import StateError
+from tests.unit.edge_harness import START_US
+
+MINUTE_US = 60_000_000
+UNTIL_ROOM_US = 30 * MINUTE_US
+
+
+def test_an_edge_that_a_full_disk_holds_up_at_its_start_still_sees_how_its_clock_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = build(params_file.load(overrides=["clock=wall", f"edge.state_dir={tmp_path}", "site=desk"]))
+    wall_us = START_US
+    commit = Store.commit
+
+    def later(*given: object) -> None:
+        nonlocal wall_us
+        if wall_us < START_US + UNTIL_ROOM_US:
+            wall_us += MINUTE_US
+            raise StateError("the disk is full")
+        commit(*given)  # type: ignore[arg-type]
+
+    def now() -> datetime:
+        return to_datetime(wall_us)
+
+    monkeypatch.setattr(Store, "commit", later)
+    monkeypatch.setattr(runtime, "wall_now", now)
+    monkeypatch.setattr(runtime, "COMMIT_RETRY_S", 0.0)
+    Runtime(edge)._begin(None)
+    assert (edge.node.clock.wall_us, edge.node.clock.doubt_us) == (START_US + UNTIL_ROOM_US, 0)
+    wall_us += 365 * DAY_US
+    edge.node.handle(Tick(caught_up=False), wall_us)
+    assert edge.node.clock.doubt_us == 365 * DAY_US
+    edge.store.close()
