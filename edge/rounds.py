@@ -192,8 +192,9 @@ class RoundMaker:
         for role in (CHAMPION_ROLE, CHALLENGER_ROLE, STOOD_DOWN):
             who, lead, spread, rung, version = board.due(role, rows, number)
             known = np.isfinite(truth[who])
-            who, lead, spread_kw = who[known], lead[known], np.round(spread[known].astype(np.float64), _DECIMALS)
-            met.append(Met(role, rows[who], lead, spread_kw, rung[known], version[known], truth[who], naive[who]))
+            who, spread_kw = who[known], spread[known].astype(np.float64).round(_DECIMALS)
+            loads = truth[who], naive[who]
+            met.append(Met(role, rows[who], lead[known], spread_kw, rung[known], version[known], *loads))
         for one in met:
             self._learn(one, changes)
             if one.role != STOOD_DOWN:
