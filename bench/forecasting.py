@@ -1,7 +1,7 @@
 """`forecasts_per_core` and `onnx_share`: whole 48-hour forecasts of the real core on one thread; ONNX's share of that.
 
-A round is one `Tick` of the node after all meters have closed an hour: features, model, scores, calibration and the
-encoded messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
+A round is what `Tick`s of the node do once all meters have closed an hour: features, model, scores, calibration, encoded
+messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def _round(node: Node, meters: int, number: int, spent: list[float]) -> RoundTim
     spent.clear()
     began_s = time.process_time()
     effects = node.handle(Tick(caught_up=True), now_us)
+    while node.busy:  # it makes no more at once than memory should hold
+        effects += node.handle(Tick(caught_up=True), now_us)
     seconds = time.process_time() - began_s
     made = sum(isinstance(effect, Publish) for effect in effects)
     if made != meters:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from edge.forms import Form
 from edge.scoring import Issued
+from edge.window import Ints
 
 OutboxBatch = tuple[int, bytes]
 ReadingRow = tuple[int, int, float, int]  # the meter's row, ts_us, value, number of its form
@@ -24,6 +25,8 @@ class Changes:
     readings: list[ReadingRow] = field(default_factory=list)
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)
+    calibrated: list[tuple[int, Ints]] = field(default_factory=list)  # (source, rows) whose state has moved
+    standing: set[int] = field(default_factory=set)
     arrivals: dict[int, bytes] = field(default_factory=dict)
     outbox: list[OutboxBatch] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)

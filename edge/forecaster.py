@@ -6,7 +6,7 @@ are in the result; a forecast uses intervals before the origin only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,13 +45,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Forecasts of N meters at one origin: kW [N, L, Q], each meter's rung (index into RUNGS, −1 none) and reason."""
+    """Forecasts of N meters at one origin: kW [N, L, Q], each meter's rung (index into RUNGS, −1 none) and reason.
+
+    `shadow_kw` is the challenger's, `stood_down_kw` the champion's of the meters it is stood down for; NaN elsewhere.
+    """
 
     load_kw: Floats
     rung: NDArray[np.int8]
     reasons: tuple[str, ...]
     history_steps: Ints
     shadow_kw: Floats | None
+    stood_down_kw: Floats | None = None
 
 
 def forecast(
@@ -60,13 +64,17 @@ def forecast(
     plan: Plan,
     champion: Predictor | None,
     challenger: Predictor | None,
+    stood_down: Mapping[int, str] | None = None,
 ) -> Round:
-    """Forecast every row of `windows` [N, W] at one origin; the challenger runs on the same features."""
+    """Forecast every row of `windows` [N, W] at one origin; the challenger runs on the same features.
+
+    `stood_down`: the rows for which the champion is, and why; it forecasts them too, beside the next rung.
+    """
     history = np.isfinite(windows).sum(axis=1)
     enough = history >= plan.min_history_steps
     failure, modelled = "", np.zeros(len(windows), dtype=bool)
     load_kw = np.full((len(windows), plan.horizon_steps, len(plan.quantiles)), np.nan)
-    shadow_kw = None
+    shadow_kw = stood_down_kw = None
     if enough.any() and (champion or challenger):
         matrix = _features(windows[enough], origin_us, plan)
         if champion is not None:
@@ -76,13 +84,19 @@ def forecast(
         if challenger is not None:
             shadow_kw = np.full_like(load_kw, np.nan)
             shadow_kw[enough], _ = _run(challenger, matrix)
+    if stood_down:
+        down = np.isin(np.arange(len(windows)), list(stood_down))
+        stood_down_kw = np.where(down[:, None, None], load_kw, np.nan)
+        modelled &= ~down
     rung = np.zeros(len(windows), dtype=np.int8)
     if not modelled.all():
         below = ~modelled
         load_kw[below], codes = fallback_forecast(windows[below], plan.leads, plan.quantiles, step_s=plan.step_s)
         rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
     reasons = _reasons(modelled, enough, champion, failure, plan)
-    return Round(load_kw, rung, reasons, history, shadow_kw)
+    if stood_down:
+        reasons = tuple(stood_down.get(index, reason) for index, reason in enumerate(reasons))
+    return Round(load_kw, rung, reasons, history, shadow_kw, stood_down_kw)
 
 
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:

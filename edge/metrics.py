@@ -13,6 +13,7 @@ from shared.clock import SECOND_US
 from shared.mqtt import Connection
 from shared.telemetry import CollectorRegistry, Sample, register, serve_metrics
 
+_WIDTH = ("stage", "lead")
 # counter of the node → (metric, help, label names)
 _COUNTERS = {
     "readings": ("metercast_readings", "Readings by what became of them", ("result",)),
@@ -20,7 +21,11 @@ _COUNTERS = {
     "intervals": ("metercast_intervals", "Intervals closed and revised", ("result",)),
     "forecasts": ("metercast_forecasts", "Forecasts by the rung that made them", ("rung",)),
     "superseded": ("metercast_forecasts_superseded", "Origins skipped for a newer one", ()),
-    "meters": ("metercast_meters_changed", "Meters that were retired", ("change",)),
+    "meters": (
+        "metercast_meters_changed",
+        "Meters that were retired, and those the champion was stood down for or returned to",
+        ("change",),
+    ),
     "control": ("metercast_control_messages", "Control messages that could not be read", ("result",)),
     "commits_failed": ("metercast_commits_failed", "Commits that had to be tried again", ()),
     "gaps": ("metercast_gaps", "Times the oldest of a full outbox became a gap entry", ()),
@@ -28,6 +33,7 @@ _COUNTERS = {
     "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
     "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
     "score_covered": ("metercast_scores_covered", "Scores inside the outer quantiles", ("role", "lead")),
+    "width_kw": ("metercast_forecast_width_kw", "Sum of interval widths, before calibration and as issued", _WIDTH),
 }
 
 
@@ -67,6 +73,9 @@ def _gauges(node: Node) -> Iterator[Sample]:
     if node.rounds.last_origin_us:
         seconds = node.rounds.last_origin_us / SECOND_US
         yield Sample("gauge", "metercast_forecast_origin_timestamp_seconds", "Newest origin forecast", seconds, {})
+    champion = node.models.champion
+    stood_down = len(node.site.standing.down(champion.manifest.version)) if champion else 0
+    yield Sample("gauge", "metercast_meters_stood_down", "Meters the champion is stood down for", stood_down, {})
     yield Sample("counter", "metercast_model_swaps", "Champions swapped in", node.models.swaps, {})
     yield Sample("counter", "metercast_models_refused", "Models that failed a check", node.models.refusals, {})
     for role, model in (("champion", node.models.champion), ("challenger", node.models.challenger)):

@@ -292,7 +292,8 @@ class Node:
         # Under the wall clock a backlog is taken in first: only the newest origin is worth a forecast then.
         ready = caught_up or self.params.clock == "event"
         made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK if ready else 0, now_us=now_us)
-        events = columns_of(EVENT_COLUMNS, [(now_us, "retired", publish.topic) for publish in cleared])
+        retired = [(now_us, "retired", publish.topic) for publish in cleared]
+        events = columns_of(EVENT_COLUMNS, [*retired, *made.events])
         changes.outbox += self.uplink.enqueue({"scores": made.scores, "events": events}, self._at())
         self._note_confirmed(changes)
         return [*([self._commit(changes)] if changes else []), *cleared, *made.publications, *self._make_room()]

@@ -14,21 +14,24 @@ Per meter there are three origin numbers, and a round moves them in this order:
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.calibration import Source, sources_of
 from edge.changes import Changes
 from edge.effects import Publish
 from edge.forecaster import RUNGS, Plan, Round, forecast
 from edge.inference import Predictor
 from edge.models import Models
-from edge.scoring import ROLES, Issued
+from edge.scoring import ROLES, STOOD_DOWN, Issued
 from edge.site import SiteState
+from edge.standing import comparison, decay_of, lead_weights, reason_of, weighed
 from edge.window import NEVER
 from shared.clock import iso
+from shared.features import load_floor
 from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
 from shared.params import Params
@@ -41,16 +44,39 @@ METERS_AT_ONCE: Final = 250  # in one round: the features of all meters of a lar
 _DECIMALS: Final = 4  # 0.1 W
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Counters = defaultdict[tuple[str, str], float]
 Columns = dict[str, list[Any]]
 
 
 @dataclass(slots=True)
 class Made:
-    """What rounds produced: forecasts to publish and scores (columns) for the uplink."""
+    """What rounds produced: forecasts to publish, and for the uplink scores (columns) and events (rows)."""
 
     publications: list[Publish] = field(default_factory=list)
     scores: Columns = field(default_factory=lambda: {name: [] for name in SCORE_COLUMNS})
+    events: list[tuple[int, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What one role issued for an interval whose load is known, as it was published: N pairs of meter and lead."""
+
+    role: int
+    rows: Ints
+    lead: Ints  # index into the scored leads
+    spread_kw: Floats  # [N, 3]
+    rung: NDArray[np.int8]
+    version: NDArray[np.int32]
+    y_kw: Floats
+    naive_kw: Floats
+
+    @property
+    def source(self) -> NDArray[np.int8]:
+        """Whose calibration is meant, [N]."""
+        if self.role == CHALLENGER_ROLE:
+            return np.full(len(self.rows), Source.CHALLENGER, dtype=np.int8)
+        return sources_of(self.rung)
 
 
 class RoundMaker:
@@ -73,6 +99,9 @@ class RoundMaker:
         self._counters = counters
         self._median = plan.quantiles.index(0.5)
         self._season = 168 * 3600 // plan.step_s
+        self._leads = np.array(site.scoreboard.leads, dtype=np.int64)
+        self._lead_weights = lead_weights(site.scoreboard.leads, plan.horizon_steps)
+        self._decay = decay_of(plan.step_s)
         self._expiry_s = plan.horizon_steps * plan.step_s
         # The last origin made by this process; after a restart, what was made but not confirmed is made again.
         self._made = site.delivered.copy()
@@ -138,9 +167,12 @@ class RoundMaker:
         fresh = rows[site.issued[rows] < origin]
         oldest = int(site.issued[fresh].min()) if len(fresh) else origin
         for number in range(max(oldest, origin - site.window.slack_steps), origin):
-            self._score(fresh[site.issued[fresh] <= number], number, made.scores)
+            self._score(fresh[site.issued[fresh] <= number], number, changes, made)
         origin_us = origin * site.step_us
-        result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)
+        windows = site.window.before(rows, origin)
+        raw = forecast(windows, origin_us, self._plan, models.champion, models.challenger, self._stood_down(rows))
+        result = self._calibrated(raw, rows, load_floor(windows))
+        self._measure_width(raw, result)
         self._issue(rows, fresh, origin, result, changes)
         made.publications += self._publications(rows, origin, result, now_us)
         self._counters["superseded", ""] += int((origin - self._made[rows] - 1).sum())
@@ -151,50 +183,126 @@ class RoundMaker:
 
     # -- scores --------------------------------------------------------------------------------------------------
 
-    def _score(self, rows: Ints, number: int, scores: Columns) -> None:
-        """Score what was issued for interval `number` of `rows` against its load."""
-        site, board = self._site, self._site.scoreboard
-        truth = site.window.at(rows, number)
-        naive = site.window.at(rows, number - self._season)
-        for role, role_name in enumerate(ROLES):
-            who, lead, spread_kw, rung, version = board.due(role, rows, number)
+    def _score(self, rows: Ints, number: int, changes: Changes, made: Made) -> None:
+        """Score what was issued for interval `number` of `rows` against its load, and learn from it."""
+        board = self._site.scoreboard
+        truth = self._site.window.at(rows, number).astype(np.float64)
+        naive = self._site.window.at(rows, number - self._season).astype(np.float64)
+        met = []
+        for role in (CHAMPION_ROLE, CHALLENGER_ROLE, STOOD_DOWN):
+            who, lead, spread, rung, version = board.due(role, rows, number)
             known = np.isfinite(truth[who])
-            who, lead = who[known], lead[known]
-            low_kw, middle_kw, high_kw = np.round(spread_kw[known].astype(np.float64), _DECIMALS).T
-            y_kw = truth[who].astype(np.float64)
-            leads = np.array(board.leads)[lead]
-            scores["meter_id"] += [site.meters.by_row[row].name for row in rows[who].tolist()]
-            scores["valid_us"] += [number * site.step_us] * len(who)
-            scores["lead"] += leads.tolist()
-            scores["role"] += [role_name] * len(who)
-            scores["rung"] += [RUNGS[code] for code in rung[known].tolist()]
-            scores["model_version"] += version[known].tolist()
-            scores["y_kw"] += y_kw.tolist()
-            scores["forecast_kw"] += middle_kw.tolist()
-            scores["low_kw"] += low_kw.tolist()
-            scores["high_kw"] += high_kw.tolist()
-            scores["naive_kw"] += [value if value == value else None for value in naive[who].tolist()]
-            self._count(role_name, leads, np.abs(y_kw - middle_kw), (low_kw <= y_kw) & (y_kw <= high_kw))
+            who, spread_kw = who[known], spread[known].astype(np.float64).round(_DECIMALS)
+            loads = truth[who], naive[who]
+            met.append(Met(role, rows[who], lead[known], spread_kw, rung[known], version[known], *loads))
+        for one in met:
+            self._learn(one, changes)
+            if one.role != STOOD_DOWN:
+                self._tell(one, number, made.scores)
+                self._count(one)
+        self._weigh(rows, [met[CHAMPION_ROLE], met[STOOD_DOWN]], (number + 1) * self._site.step_us, changes, made)
 
-    def _count(self, role: str, leads: Ints, error_kw: NDArray[np.float64], covered: NDArray[np.bool_]) -> None:
-        for lead in np.unique(leads).tolist():
-            mine = leads == lead
-            label = f"{role},{lead}"
+    def _tell(self, met: Met, number: int, scores: Columns) -> None:
+        """Put scores into the columns for central."""
+        scores["meter_id"] += [self._site.meters.by_row[row].name for row in met.rows.tolist()]
+        scores["valid_us"] += [number * self._site.step_us] * len(met.rows)
+        scores["lead"] += self._leads[met.lead].tolist()
+        scores["role"] += [ROLES[met.role]] * len(met.rows)
+        scores["rung"] += [RUNGS[code] for code in met.rung.tolist()]
+        scores["model_version"] += met.version.tolist()
+        scores["y_kw"] += met.y_kw.tolist()
+        for name, values in zip(("low_kw", "forecast_kw", "high_kw"), met.spread_kw.T, strict=True):
+            scores[name] += values.tolist()
+        scores["naive_kw"] += [value if value == value else None for value in met.naive_kw.tolist()]
+
+    def _count(self, met: Met) -> None:
+        low_kw, middle_kw, high_kw = met.spread_kw.T
+        error_kw, covered = np.abs(met.y_kw - middle_kw), (low_kw <= met.y_kw) & (met.y_kw <= high_kw)
+        for index in np.unique(met.lead).tolist():
+            mine = met.lead == index
+            label = f"{ROLES[met.role]},{self._leads[index]}"
             self._counters["scores", label] += int(mine.sum())
             self._counters["score_error_kw", label] += float(error_kw[mine].sum())
             self._counters["score_covered", label] += int(covered[mine].sum())
 
+    # -- what is learned from them -------------------------------------------------------------------------------
+
+    def _learn(self, met: Met, changes: Changes) -> None:
+        """Let each source's calibration see how its intervals did."""
+        source = met.source
+        for one in np.unique(source).tolist():
+            own = source == one
+            self._site.calibration.learn(one, met.rows[own], met.lead[own], met.y_kw[own], met.spread_kw[own])
+            changes.calibrated.append((one, met.rows[own]))
+
+    def _weigh(self, rows: Ints, met: list[Met], at_us: int, changes: Changes, made: Made) -> None:
+        """Hold the champion's errors against seasonal naive's, and tell of those whose verdict this changes."""
+        champion = self._models.champion
+        if champion is None or not len(rows):
+            return
+        champion_kw, naive_kw = np.full((2, len(rows), len(self._leads)), np.nan)
+        for one in met:
+            own = (one.rung == 0) & (one.version == champion.manifest.version)
+            place = (np.searchsorted(rows, one.rows[own]), one.lead[own])
+            champion_kw[place] = np.abs(one.y_kw - one.spread_kw[:, 1])[own]
+            naive_kw[place] = np.abs(one.y_kw - one.naive_kw)[own]
+        before = self._site.standing.of(rows, champion.manifest.version)
+        after = weighed(before, champion_kw, naive_kw, weights=self._lead_weights, decay=self._decay)
+        moved = np.flatnonzero(after != before)
+        self._site.standing.put(rows[moved], after[moved])
+        changes.standing |= set(rows[moved].tolist())
+        for index in np.flatnonzero(after["down"] != before["down"]).tolist():
+            event = "champion_stood_down" if after["down"][index] else "champion_returned"
+            name = self._site.meters.by_row[int(rows[index])].name
+            made.events.append(
+                (at_us, event, f"{name}: version {champion.manifest.version}, {comparison(after[index])}")
+            )
+            self._counters["meters", event.removeprefix("champion_")] += 1
+
     # -- forecasts -----------------------------------------------------------------------------------------------
+
+    def _stood_down(self, rows: Ints) -> dict[int, str]:
+        """Which of `rows`, by index, the champion is stood down for, and why."""
+        champion = self._models.champion
+        if champion is None:
+            return {}
+        records = self._site.standing.of(rows, champion.manifest.version)
+        return {index: reason_of(records[index]) for index in np.flatnonzero(records["down"]).tolist()}
+
+    def _calibrated(self, raw: Round, rows: Ints, floor_kw: Floats) -> Round:
+        """Correct every forecast of a round by its source's calibration."""
+
+        def by(source: Source, load_kw: Floats | None) -> Floats | None:
+            sources = np.full(len(rows), source, dtype=np.int8)
+            return None if load_kw is None else self._site.calibration.apply(load_kw, sources, rows, floor_kw)
+
+        return replace(
+            raw,
+            load_kw=self._site.calibration.apply(raw.load_kw, sources_of(raw.rung), rows, floor_kw),
+            shadow_kw=by(Source.CHALLENGER, raw.shadow_kw),
+            stood_down_kw=by(Source.MODEL, raw.stood_down_kw),
+        )
+
+    def _measure_width(self, raw: Round, issued: Round) -> None:
+        """Count how wide the outer intervals at the scored leads are, as modelled and as issued."""
+        made = raw.rung >= 0
+        for stage, one in (("modelled", raw), ("issued", issued)):
+            ends_kw = one.load_kw[:, self._leads - 1][made]
+            for lead, width_kw in zip(
+                self._leads.tolist(), (ends_kw[..., -1] - ends_kw[..., 0]).sum(axis=0), strict=True
+            ):
+                self._counters["width_kw", f"{stage},{lead}"] += float(width_kw)
 
     def _issue(self, rows: Ints, fresh: Ints, origin: int, result: Round, changes: Changes) -> None:
         """Keep the scored leads of what this round issued."""
         board = self._site.scoreboard
         kept = np.isin(rows, fresh)
-        steps = np.array(board.leads) - 1
+        steps = self._leads - 1
         outer = [0, self._median, len(self._plan.quantiles) - 1]
         for role, load_kw, model in (
             (CHAMPION_ROLE, result.load_kw, self._models.champion),
             (CHALLENGER_ROLE, result.shadow_kw, self._models.challenger),
+            (STOOD_DOWN, result.stood_down_kw, self._models.champion),
         ):
             if load_kw is None:
                 continue

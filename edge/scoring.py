@@ -18,7 +18,8 @@ from shared.params import SCORED_LEADS
 Ints = NDArray[np.int64]
 Loads = NDArray[np.float32]
 
-ROLES: Final = ("champion", "challenger")
+ROLES: Final = ("champion", "challenger")  # as scores name them
+STOOD_DOWN: Final = len(ROLES)  # in place of a role: what a champion would have issued where it is stood down
 _NO_ORIGIN: Final = -1
 
 
@@ -43,7 +44,8 @@ class Issued:
 class Scoreboard:
     """Per role, meter and scored lead the last forecasts issued, until their interval closes.
 
-    A lead of h needs h origins kept; all leads share one axis of slots, lead k's start at `offsets[k]`.
+    A lead of h needs h origins kept; all leads share one axis of slots, lead k's start at `offsets[k]`. The few meters
+    that a champion is stood down for are kept close together, each at a place of its own from then on.
     """
 
     def __init__(self, leads: tuple[int, ...]) -> None:
@@ -56,6 +58,13 @@ class Scoreboard:
         self._rung: list[NDArray[np.int8]] = []
         self._version: list[NDArray[np.int32]] = []
         self._rows: list[int] = []  # how many of each role's rows are set; beyond them memory is untouched
+        self._places: dict[int, int] = {}  # of meters, under STOOD_DOWN
+
+    def _places_of(self, role: int, rows: Ints) -> Ints:
+        """Where the meters' forecasts are kept; -1 where none ever were."""
+        if role != STOOD_DOWN:
+            return rows
+        return np.array([self._places.get(row, -1) for row in rows.tolist()], dtype=np.int64)
 
     def _reach(self, role: int, rows: int) -> None:
         while len(self._origin) <= role:
@@ -84,9 +93,13 @@ class Scoreboard:
         """Keep what was issued."""
         if not len(issued.rows):
             return
-        self._reach(issued.role, int(issued.rows.max()) + 1)
+        if issued.role == STOOD_DOWN:
+            for row in issued.rows.tolist():
+                self._places.setdefault(row, len(self._places))
+        places = self._places_of(issued.role, issued.rows)
+        self._reach(issued.role, int(places.max()) + 1)
         slots = self._slots_of(np.full(len(self.leads), issued.origin))
-        place = (issued.rows[:, None], slots[None, :])
+        place = (places[:, None], slots[None, :])
         self._origin[issued.role][place] = issued.origin
         self._spread_kw[issued.role][place] = issued.spread_kw
         self._rung[issued.role][place] = issued.rung[:, None]
@@ -94,12 +107,13 @@ class Scoreboard:
 
     def due(self, role: int, rows: Ints, number: int) -> tuple[Ints, Ints, Loads, NDArray[np.int8], NDArray[np.int32]]:
         """What was issued for interval `number`: (index into rows, index into leads, spread [n, 3], rung, version)."""
-        if role >= len(self._origin) or not len(rows):
+        if role >= len(self._origin) or not self._rows[role] or not len(rows):
             none = np.zeros(0, dtype=np.int64)
             return none, none, np.zeros((0, 3), dtype=np.float32), none.astype(np.int8), none.astype(np.int32)
-        self._reach(role, int(rows.max()) + 1)
+        places = self._places_of(role, rows)
+        self._reach(role, int(places.max()) + 1)
         origins = number - np.array(self.leads, dtype=np.int64) + 1
-        place = (rows[:, None], self._slots_of(origins)[None, :])
-        who, lead = np.nonzero(self._origin[role][place] == origins[None, :])
-        found = (rows[who], self._slots_of(origins)[lead])
+        place = (places[:, None], self._slots_of(origins)[None, :])
+        who, lead = np.nonzero((self._origin[role][place] == origins[None, :]) & (places >= 0)[:, None])
+        found = (places[who], self._slots_of(origins)[lead])
         return who, lead, self._spread_kw[role][found], self._rung[role][found], self._version[role][found]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.calibration import Calibration
 from edge.forms import Forms
 from edge.meters import NO_INSTANT, Meter, Meters
 from edge.scoring import Scoreboard
+from edge.standing import Standing
 from edge.window import NEVER, Window, grown
 from shared.bindings import Bindings
 from shared.clock import DAY_US
@@ -57,6 +59,8 @@ class SiteState:
         self.meters = Meters(self.window, grid_rules(params), forms, lateness_us=self.limits.lateness_us)
         self.bindings = Bindings(params.meters)
         self.scoreboard = scoreboard
+        self.calibration = Calibration(scoreboard.leads, params.forecast.quantiles)
+        self.standing = Standing()
         rows = len(self.window.closed)
         self.issued: NDArray[np.int64] = np.full(rows, NEVER, dtype=np.int64)
         self.delivered: NDArray[np.int64] = self.issued.copy()

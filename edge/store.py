@@ -26,13 +26,14 @@ from edge.forms import Form
 from edge.salvage import DATABASE, close, open_or_rescue
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
-from edge.window import NEVER
+from edge.standing import RECORD
+from edge.window import NEVER, Ints
 from shared.clock import iso
 from shared.errors import MessageRefused, StateDamaged, StateError
 from shared.grid import KINDS, Flag
 from shared.messages import GAP_COLUMNS, Uplink, columns_of
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 REWRITTEN_FROM: Final = 50_000  # rows in the log of readings
 GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
 # What stands in a gap's `meter_id` where it is no meter: none of these is a meter's id.
@@ -56,6 +57,12 @@ CREATE TABLE history(day INTEGER NOT NULL, meter INTEGER NOT NULL, load_kw BLOB 
 CREATE TABLE issued(
     origin INTEGER NOT NULL, role INTEGER NOT NULL, meter INTEGER NOT NULL, spread_kw BLOB NOT NULL,
     rung INTEGER NOT NULL, version INTEGER NOT NULL, PRIMARY KEY(origin, role, meter)) WITHOUT ROWID;
+CREATE TABLE calibration(
+    source INTEGER NOT NULL, meter INTEGER NOT NULL, leads INTEGER NOT NULL, state BLOB NOT NULL,
+    PRIMARY KEY(source, meter)) WITHOUT ROWID;
+CREATE TABLE standing(
+    meter INTEGER PRIMARY KEY, version INTEGER NOT NULL, down INTEGER NOT NULL, evidence REAL NOT NULL,
+    champion_kw REAL NOT NULL, naive_kw REAL NOT NULL);
 CREATE TABLE arrivals(mid INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
@@ -115,7 +122,8 @@ class Store:
     def belong_to(self, *, site: str, step_s: int, leads: Sequence[int]) -> None:
         """Make sure that this state is of this site, step and scored leads; a new one becomes so.
 
-        Raises StateError for another site or step. Other leads only cost the scores that were pending.
+        Raises StateError for another site or step. Other leads cost the scores that were pending, and begin calibration
+        and standing anew.
         """
         held = self.facts
         for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
@@ -126,7 +134,8 @@ class Store:
                 )
         wanted = ",".join(map(str, leads))
         if held.get("leads", wanted) != wanted:
-            self._db.execute("DELETE FROM issued")
+            for table in ("issued", "calibration", "standing"):
+                self._db.execute(f"DELETE FROM {table}")
         facts = {"site": site, "step_s": str(step_s), "leads": wanted}
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
@@ -166,6 +175,8 @@ class Store:
         many("INSERT OR REPLACE INTO issued VALUES(?,?,?,?,?,?)", _issued_rows(changes.issued))
         if changes.issued:
             self._db.execute("DELETE FROM issued WHERE origin < ?", (_oldest_issued(site),))
+        many("INSERT OR REPLACE INTO calibration VALUES(?,?,?,?)", _calibration_rows(changes, site))
+        many("INSERT OR REPLACE INTO standing VALUES(?,?,?,?,?,?)", _standing_rows(changes, site))
         many("INSERT OR REPLACE INTO outbox VALUES(?, ?)", changes.outbox)
         many("INSERT OR REPLACE INTO arrivals VALUES(?, ?)", changes.arrivals.items())
         many("DELETE FROM outbox WHERE seq = ?", ((seq,) for seq in changes.acked))
@@ -241,8 +252,17 @@ class Store:
                 own = [line for line in lines if origin <= site.issued[line[2]]]
                 if own:
                     site.scoreboard.put(_issued_from(origin, role, own, site.scoreboard))
+            self._load_learned(site)
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
+
+    def _load_learned(self, site: SiteState) -> None:
+        rows = self._db.execute("SELECT source, meter, state FROM calibration ORDER BY source, meter")
+        for source, lines in groupby(rows, key=itemgetter(0)):
+            site.calibration.unpack(source, [(row, state) for _source, row, state in lines])
+        records = self._db.execute("SELECT meter, version, down, evidence, champion_kw, naive_kw FROM standing")
+        for row, *record in records.fetchall():
+            site.standing.put(np.array([row]), np.array([tuple(record)], dtype=RECORD))
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
@@ -388,6 +408,23 @@ def _issued_rows(issued: Iterable[Issued]) -> Iterator[tuple[object, ...]]:
         for index, row in enumerate(one.rows.tolist()):
             body = one.spread_kw[index].tobytes()
             yield one.origin, one.role, row, body, int(one.rung[index]), int(one.version[index])
+
+
+def _calibration_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, int, int, bytes]]:
+    moved: dict[int, list[Ints]] = {}
+    for source, rows in changes.calibrated:
+        moved.setdefault(source, []).append(rows)
+    for source, parts in moved.items():
+        unique = np.unique(np.concatenate(parts))
+        leads = len(site.scoreboard.leads)
+        for row, state in zip(unique.tolist(), site.calibration.packed(source, unique), strict=True):
+            yield source, row, leads, state
+
+
+def _standing_rows(changes: Changes, site: SiteState) -> Iterator[tuple[object, ...]]:
+    rows = np.array(sorted(changes.standing), dtype=np.int64)
+    for row, record in zip(rows.tolist(), site.standing.held(rows).tolist(), strict=True):
+        yield (row, *record)
 
 
 def _oldest_issued(site: SiteState) -> int:
