@@ -8,6 +8,7 @@ Invariant: the states of an origin know no load at or after it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,28 +41,38 @@ class Hindcast:
     floor_kw: Floats
 
 
-def hindcast(
-    panel: Panel, begins: Ints, ends: Ints, forecaster: Forecaster, knots: tuple[int, ...], quantiles: tuple[float, ...]
-) -> Hindcast:
-    """Forecast each meter at the origins of its columns `begins` up to, not including, `ends` [M].
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Where a forecaster serves: at the origins of each meter's columns `begins` up to, not including, `ends` [M]."""
 
-    Blocks are of one meter's successive origins. Columns before the panel's are passed over.
-    """
-    begins = np.maximum(begins, 0)
-    first, count = int(begins.min()), max(0, int(ends.max() - begins.min()))
+    forecaster: Forecaster
+    begins: Ints
+    ends: Ints
+
+
+def hindcast(
+    panel: Panel, stretches: Sequence[Stretch], knots: tuple[int, ...], quantiles: tuple[float, ...]
+) -> Hindcast:
+    """Forecast stretch by stretch, in blocks of one meter's successive origins."""
+    first = min(int(stretch.begins.min()) for stretch in stretches)
+    count = max(int(stretch.ends.max()) for stretch in stretches) - first
     outer = [0, quantiles.index(0.5), len(quantiles) - 1]
     spread_kw = np.full((len(panel.meters), count, len(knots), 3), np.nan, dtype=np.float32)
     floor_kw = np.zeros((len(panel.meters), count))
     leads = np.array(knots, dtype=np.int64)
-    for meter, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        for column in range(begin, end, _BLOCK):
-            columns = np.arange(column, min(column + _BLOCK, end), dtype=np.int64)
+    for stretch in stretches:
+        for meter, columns in _blocks(stretch):
             origins_us = panel.start_us + columns * panel.step_us
             windows = panel.windows(np.full(len(columns), meter), origins_us)
-            spread_kw[meter, columns - first] = forecaster(windows, origins_us, leads)[:, :, outer]
+            spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads)[:, :, outer]
             floor_kw[meter, columns - first] = load_floor(windows)
-    ends_of = (quantiles[0], 0.5, quantiles[-1])
-    return Hindcast(first, knots, ends_of, spread_kw, floor_kw)
+    return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw)
+
+
+def _blocks(stretch: Stretch) -> Iterator[tuple[int, Ints]]:
+    for meter, (begin, end) in enumerate(zip(stretch.begins.tolist(), stretch.ends.tolist(), strict=True)):
+        for column in range(begin, end, _BLOCK):
+            yield meter, np.arange(column, min(column + _BLOCK, end), dtype=np.int64)
 
 
 def states_by_origin(panel: Panel, raw: Hindcast) -> States:
