@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,7 +154,8 @@ def _calibrated(
     stretches = [Stretch(model_forecaster(model, options.calendar), firsts, np.maximum(firsts, lasts))]
     begins = _warm_up_columns(panel, firsts)
     try:
-        earlier = _train_before(panel, begins, options, model.recipe)
+        recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)  # half the time, the same spread
+        earlier = _train_before(panel, begins, options, recipe)
         stretches.append(Stretch(model_forecaster(earlier, options.calendar), begins, firsts))
     except DataFileError:
         _say("too little before the first origin to calibrate on; calibration begins there")
