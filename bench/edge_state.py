@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from edge.changes import Changes
 from edge.dialects.native import Reading
 from edge.forms import QUALITY_OK, Form, Forms
-from edge.scoring import Issued, Scoreboard, scored_leads
+from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.store import Store
 from shared.clock import HOUR_US, iso
 from shared.grid import Intervals
 from shared.packets import Incoming
-from shared.params import Params
+from shared.params import Params, scored_leads
 from shared.topics import SiteTopics
 
 STEPS_A_DAY: Final = 24

@@ -14,7 +14,7 @@ from edge.forms import Forms
 from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
-from edge.scoring import Scoreboard, scored_leads
+from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.siteclock import SiteClock
 from edge.store import Store, new_epoch
@@ -25,7 +25,7 @@ from shared.clock import iso, to_us, wall_now
 from shared.errors import MetercastError
 from shared.messages import Status
 from shared.mqtt import Connection, Will
-from shared.params import Params
+from shared.params import Params, scored_leads
 from shared.topics import SiteTopics
 
 MAX_DESIRED_BYTES: Final = 1_048_576  # manifests with their golden rows stay far below

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.window import FIRST_ROWS, grown
-from shared.params import SCORED_LEADS
 
 Ints = NDArray[np.int64]
 Loads = NDArray[np.float32]
@@ -21,12 +20,6 @@ Loads = NDArray[np.float32]
 ROLES: Final = ("champion", "challenger")  # as scores name them
 STOOD_DOWN: Final = len(ROLES)  # in place of a role: what a champion would have issued where it is stood down
 _NO_ORIGIN: Final = -1
-
-
-def scored_leads(step_s: int, horizon_steps: int) -> tuple[int, ...]:
-    """The leads, in steps, whose forecasts are scored: 1, 6, 24 and 48 h ahead where the horizon reaches that far."""
-    leads = sorted({int(lead.total_seconds()) // step_s for lead in SCORED_LEADS})
-    return tuple(lead for lead in leads if lead <= horizon_steps) or (horizon_steps,)
 
 
 @dataclass(frozen=True, slots=True)

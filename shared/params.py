@@ -18,6 +18,12 @@ STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), 
 SCORED_LEADS: Final = tuple(timedelta(hours=hours) for hours in (1, 6, 24, 48))
 
 
+def scored_leads(step_s: int, horizon_steps: int) -> tuple[int, ...]:
+    """Return the leads, in steps, whose forecasts are scored: of SCORED_LEADS those within the horizon."""
+    leads = sorted({int(lead.total_seconds()) // step_s for lead in SCORED_LEADS})
+    return tuple(lead for lead in leads if lead <= horizon_steps) or (horizon_steps,)
+
+
 def _duration(value: object) -> object:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise ValueError(f"{value!r} has no unit; expected something like 30s, 15min, 1h or 14d")

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from river.drift import DummyDriftDetector
 
 from central.drift import DriftSeen, DriftWatch, MeterDetector, adwin, changed_days_ago
-from edge.scoring import scored_leads
 from shared.clock import DAY_US, HOUR_US
-from shared.params import DriftParams
+from shared.params import DriftParams, scored_leads
 
 Property = Callable[[str, object], None]
 Floats = NDArray[np.float64]
