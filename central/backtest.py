@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,7 +110,7 @@ def _train_before(panel: Panel, windows: Windows, options: BacktestOptions, reci
     np.minimum.at(first, windows.meters, windows.origins_us)
     ends = np.where(first == np.iinfo(np.int64).max, panel.end_us, first)
     known = np.arange(panel.load_kw.shape[1]) < panel.column(ends)[:, None]
-    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan))
+    hidden = replace(panel, load_kw=np.where(known, panel.load_kw, np.nan))
     try:
         return train(
             hidden,

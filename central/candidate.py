@@ -32,6 +32,7 @@ from central.evaluation import (
     model_forecaster,
     naive_forecaster,
 )
+from central.explain import run_files
 from central.export import OnnxForecaster, golden_rows, parity, to_onnx
 from central.panels import newest_us, training_panel
 from central.recipes import recipe_of
@@ -141,7 +142,8 @@ class Workshop:
         )
         if verdict.accepted:
             return self._accepted(order, panel, result, scores, detail, began)
-        logged = self._log(order, result, scores, detail, model, {})
+        files = run_files(model, self._proof_rows(panel))
+        logged = self._log(order, result, scores, detail, model, files)
         return Made(result.model_copy(update={"run_id": logged.run_id, "seconds": time.monotonic() - began}))
 
     def _train(self, panel: Panel, until_us: int) -> TrainedModel:
@@ -224,7 +226,9 @@ class Workshop:
             model = self._train(panel, panel.end_us)
         with _said("export and prove"):
             artifact, golden = self._proven(panel, model)
-        logged = self._log(order, result, scores, detail, model, {MODEL_FILE: artifact})
+        with _said("explain"):
+            files = {MODEL_FILE: artifact, **run_files(model, self._proof_rows(panel))}
+        logged = self._log(order, result, scores, detail, model, files)
         tags = {"reason": order.reason, "record_version": str(result.record_version)}
         version = self._registry().register(FLEET, logged, "model", tags=tags)
         manifest = self._manifest(order, result, model, artifact, golden, version, logged)

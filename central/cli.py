@@ -1,4 +1,4 @@
-"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `doctor`.
+"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `explain`, `doctor`.
 
 Heavy libraries are imported by the command that needs them, so that `--help` and errors are instant.
 """
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     backtest.set_defaults(command=backtest_command.main)
     _add_export(commands, common)
     _add_models(commands, common)
+    _add_explain(commands, common)
     doctor = commands.add_parser(
         "doctor", parents=[common], help="check broker, record and MLflow, and say what to mend"
     )
@@ -88,6 +89,17 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     train.add_argument("--nice", action="store_true", help="at low priority")
     train.set_defaults(command=_train)
+
+
+def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
+    explain = commands.add_parser(
+        "explain", parents=[common], help="take the champion's forecast of a meter apart, feature by feature"
+    )
+    explain.add_argument("site", metavar="SITE")
+    explain.add_argument("meter", metavar="METER")
+    explain.add_argument("--origin", metavar="T", help="start of the first forecast interval (default: the latest)")
+    explain.add_argument("--json", action="store_true", help="print JSON: every lead, quantile and feature")
+    explain.set_defaults(command=_explain)
 
 
 def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -204,6 +216,12 @@ def _models(args: argparse.Namespace) -> int:
         case _:
             print(models.listed(params, as_json=args.json))
     return ExitCode.OK
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from central import explain_command
+
+    return explain_command.main(load_params(args), args)
 
 
 def _doctor(args: argparse.Namespace) -> int:
