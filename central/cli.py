@@ -88,6 +88,13 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     train.add_argument("--reason", choices=get_args(Reason), default="command", help=argparse.SUPPRESS)
     train.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     train.add_argument("--nice", action="store_true", help="at low priority")
+    train.add_argument(
+        "--tune",
+        type=_count,
+        metavar="N",
+        help="first search for a better recipe with N trials, going on where an interrupted search ended; what is "
+        "better goes under `training:` of the file given with --params, or is printed",
+    )
     train.set_defaults(command=_train)
 
 
@@ -145,6 +152,12 @@ def _common(*, nested: bool = False) -> argparse.ArgumentParser:
     return common
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of trials, 1 or above")
+    return int(text)
+
+
 def _version(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a version of the record, 0 or above")
@@ -188,7 +201,12 @@ def _train(args: argparse.Namespace) -> int:
         until_us = parse_instant_us(args.until) if args.until is not None else None
     except ValueError as error:
         raise MetercastError(f"--until: {error}") from error
-    result = train(load_params(args), reason=args.reason, until_us=until_us, out=args.out)
+    params = load_params(args)
+    if args.tune is not None:
+        from central.tuning_command import tune
+
+        params = tune(params, args.tune, file=args.params, until_us=until_us)
+    result = train(params, reason=args.reason, until_us=until_us, out=args.out)
     print(f"{result.outcome}" + (f" as version {result.version}" if result.version else ""))
     for reason in result.reasons:
         print(f"  {reason}")

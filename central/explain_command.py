@@ -166,7 +166,7 @@ def _champion(params: Params) -> Manifest:
         )
     if champion.step_s != params.step_s:
         raise MetercastError(
-            f"explain: champion {champion.version} forecasts steps of {champion.step_s} s, not grid.step's {params.step_s}"
+            f"explain: champion {champion.version} has steps of {champion.step_s} s, grid.step is {params.step_s} s"
         )
     return champion
 

@@ -256,9 +256,7 @@ def test_what_cannot_be_explained_is_said_in_a_sentence(
     assert str(refused.value).startswith(sentence)
 
 
-def test_no_champion_or_one_of_other_features_is_not_explained(
-    trained: tuple[Path, Result], serving: Params, tmp_path: Path
-) -> None:
+def test_no_champion_or_one_of_other_features_is_not_explained(trained: tuple[Path, Result], tmp_path: Path) -> None:
     none = Params.model_validate({"central": {"work_dir": str(trained[0])}})
     with pytest.raises(MetercastError, match="explain: no champion serves yet"):
         tell(none, "s", "m0", None)
@@ -267,3 +265,17 @@ def test_no_champion_or_one_of_other_features_is_not_explained(
     replace_text(tmp_path / "rollout.json", RolloutState(champion=other).model_dump_json(by_alias=True))
     with pytest.raises(MetercastError, match="champion 1 goes by other features than this version computes"):
         tell(Params.model_validate({"central": {"work_dir": str(tmp_path)}}), "s", "m0", None)
+
+
+def test_a_tuning_shows_its_progress_and_writes_nothing_where_nothing_is_better(
+    trained: tuple[Path, Result], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "central")
+    file = tmp_path / "params.yaml"
+    file.write_text("# mine\nsite: a\n")
+    done = central(tmp_path / "central", "train", "--tune", "1", "--params", str(file))
+    assert done.returncode in (0, 4), done.stderr
+    assert "tune: trial 1 of 1: wql 0." in done.stderr
+    assert "nothing is better than the recipe in force by more than noise" in done.stderr
+    assert file.read_text() == "# mine\nsite: a\n"
+    assert (tmp_path / "central" / "tuning.db").exists()

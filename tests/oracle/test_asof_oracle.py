@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from central.dataset import Panel, panel_from_file, panel_from_record
+from central.dataset import Panel, Sampling, panel_from_file, panel_from_record, training_rows
 from shared.bindings import Bindings
+from shared.calendars import Calendar
 from shared.clock import HOUR_US
-from shared.features import window_steps
+from shared.features import FEATURES, window_steps
 from shared.grid import GridRules
 from shared.params import GridParams, MeterBinding
 
@@ -103,3 +106,49 @@ def test_a_file_that_says_when_its_readings_came_is_taken_at_its_word(
         known = panel_from_file(path)
         at = np.full(3, origin_us)
         np.testing.assert_array_equal(panel.windows(np.arange(3), at), known.windows(np.arange(3), at))
+
+
+def test_history_loaded_before_a_meter_was_live_is_known_to_every_origin() -> None:
+    """A backfill of two days, received when the meter went live; then a live gap of six hours filled a day later."""
+    hours = pd.DataFrame({"hour": np.arange(96)})
+    ts = START + pd.to_timedelta(hours["hour"], unit="h")
+    live, filled = START + pd.Timedelta(hours=48), START + pd.Timedelta(hours=94)
+    received = ts.where(hours["hour"] >= 48, live).where(~hours["hour"].between(60, 65), filled)
+    rows = pd.DataFrame({"meter_id": "a", "ts": ts, "value": 1.0, "received_at": received})
+    panel = panel_from_record(rows.assign(unit="kW", kind="power", period_s=np.nan), RULES, grace=GRACE)
+
+    def missing(origin: int) -> list[int]:
+        window = panel.windows(np.zeros(1, dtype=np.int64), np.array([panel.start_us + origin * HOUR_US]))[0]
+        return [origin + at for at in range(-min(origin, len(window)), 0) if np.isnan(window[at])]
+
+    assert missing(30) == []
+    assert missing(48) == []
+    assert missing(90) == [60, 61, 62, 63, 64, 65]
+    assert missing(94) == []
+    assert np.isfinite(panel.load_kw).all()
+
+
+def test_a_training_sample_learns_a_late_truth_from_a_window_without_it() -> None:
+    panel, until_us = _always_late(), 60 * 24 * HOUR_US
+    rows = training_rows(
+        panel, until_us=until_us, rng=np.random.default_rng(0), sampling=Sampling(dropout=0.0), calendar=Calendar()
+    )
+    assert np.isfinite(rows.target).all()
+    assert rows.x[:, FEATURES.index("stale_h")].min() >= 6  # every window ends six hours before its origin
+    punctual = training_rows(
+        replace(panel, revisions=None),
+        until_us=until_us,
+        rng=np.random.default_rng(0),
+        sampling=Sampling(dropout=0.0),
+        calendar=Calendar(),
+    )
+    assert punctual.x[:, FEATURES.index("stale_h")].max() < 1
+
+
+def _always_late() -> Panel:
+    """Sixty days of an hourly meter whose every reading comes seven hours after its instant."""
+    ts = pd.date_range("1970-01-01", periods=60 * 24, freq="h", tz="UTC")
+    value = np.random.default_rng(0).gamma(2, size=len(ts))
+    rows = pd.DataFrame({"meter_id": "a", "ts": ts, "value": value, "received_at": ts + pd.Timedelta(hours=7)})
+    rows.loc[0, "received_at"] = ts[0]
+    return panel_from_record(rows.assign(unit="kW", kind="power", period_s=np.nan), RULES, grace=GRACE)
