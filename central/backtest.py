@@ -127,7 +127,7 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
     no meter's judged truth is learned from.
     """
     known = np.arange(panel.load_kw.shape[1]) < ends[:, None]
-    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan))
+    hidden = replace(panel, load_kw=np.where(known, panel.load_kw, np.nan))
     try:
         return train(
             hidden,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from central.criteria import Duel, Limits, Score, judge
-from central.dataset import Panel, panel_from_record
+from central.dataset import Panel
 from central.evaluation import (
     Forecaster,
     Windows,
@@ -32,17 +32,18 @@ from central.evaluation import (
     model_forecaster,
     naive_forecaster,
 )
+from central.explain import run_files
 from central.export import OnnxForecaster, golden_rows, parity, to_onnx
+from central.panels import newest_us, training_panel
+from central.recipes import recipe_of
 from central.record import Record
 from central.runs import LoggedRun, RunRecord
-from central.training import Recipe, TrainedModel, train
+from central.training import TrainedModel, train
 from central.trainings import FLEET, Reason, Result
-from shared.bindings import Bindings
 from shared.calendars import site_calendar
-from shared.clock import HOUR_US, duration_us, format_duration, iso, to_us
+from shared.clock import HOUR_US, duration_us, iso, to_us
 from shared.errors import MetercastError
 from shared.features import SCHEMA_HASH, feature_matrix
-from shared.grid import GridRules
 from shared.manifest import Golden, Manifest, pack
 from shared.params import Params
 
@@ -107,20 +108,15 @@ class Workshop:
         self._registry = registry
         self._champion = champion
         self._calendar = site_calendar(params.calendar)
-        self._recipe = Recipe(
-            leaves=params.training.leaves,
-            trees=params.training.trees,
-            rows_cap=params.training.rows,
-            seed=params.training.seed,
-            num_threads=params.training.threads,
-        )
+        self._recipe = recipe_of(params.training)
 
     def make(self, order: Order) -> Made:
         """Train, judge and, when accepted, export and register. Raises MetercastError when that cannot be done."""
         began = time.monotonic()
         record_version = self._record.version
         with _said("read the record"):
-            panel = self._panel(order, record_version)
+            until_us = order.until_us if order.until_us is not None else newest_us(self._params, self._record)
+            panel = training_panel(self._params, self._record, version=record_version, until_us=until_us)
         cutoff_us = panel.end_us - duration_us(self._params.training.criteria.holdout)
         with _said("train before the holdout"):
             model = self._train(panel, cutoff_us)
@@ -146,25 +142,9 @@ class Workshop:
         )
         if verdict.accepted:
             return self._accepted(order, panel, result, scores, detail, began)
-        logged = self._log(order, result, scores, detail, model, {})
+        files = run_files(model, self._proof_rows(panel))
+        logged = self._log(order, result, scores, detail, model, files)
         return Made(result.model_copy(update={"run_id": logged.run_id, "seconds": time.monotonic() - began}))
-
-    def _panel(self, order: Order, record_version: int) -> Panel:
-        window_us = duration_us(self._params.training.window)
-        newest_us = order.until_us if order.until_us is not None else self._newest_us()
-        rows = self._record.readings(version=record_version, since_us=newest_us - window_us).to_pandas()
-        if not len(rows):
-            window = format_duration(self._params.training.window)
-            raise MetercastError(f"train: the record holds no readings in the {window} before {iso(newest_us)}")
-        grid = self._params.grid
-        rules = GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap)
-        return panel_from_record(rows, rules, bindings=Bindings(self._params.meters)).until(newest_us)
-
-    def _newest_us(self) -> int:
-        spans = self._record.spans()
-        if not spans.num_rows:
-            raise MetercastError("train: the record is empty")
-        return max(to_us(last) for last in spans["last"].to_pylist()) + duration_us(self._params.grid.step)
 
     def _train(self, panel: Panel, until_us: int) -> TrainedModel:
         try:
@@ -246,7 +226,9 @@ class Workshop:
             model = self._train(panel, panel.end_us)
         with _said("export and prove"):
             artifact, golden = self._proven(panel, model)
-        logged = self._log(order, result, scores, detail, model, {MODEL_FILE: artifact})
+        with _said("explain"):
+            files = {MODEL_FILE: artifact, **run_files(model, self._proof_rows(panel))}
+        logged = self._log(order, result, scores, detail, model, files)
         tags = {"reason": order.reason, "record_version": str(result.record_version)}
         version = self._registry().register(FLEET, logged, "model", tags=tags)
         manifest = self._manifest(order, result, model, artifact, golden, version, logged)

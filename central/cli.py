@@ -1,4 +1,4 @@
-"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `doctor`.
+"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `explain`, `doctor`.
 
 Heavy libraries are imported by the command that needs them, so that `--help` and errors are instant.
 """
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     backtest.set_defaults(command=backtest_command.main)
     _add_export(commands, common)
     _add_models(commands, common)
+    _add_explain(commands, common)
     doctor = commands.add_parser(
         "doctor", parents=[common], help="check broker, record and MLflow, and say what to mend"
     )
@@ -87,7 +88,25 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     train.add_argument("--reason", choices=get_args(Reason), default="command", help=argparse.SUPPRESS)
     train.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     train.add_argument("--nice", action="store_true", help="at low priority")
+    train.add_argument(
+        "--tune",
+        type=_count,
+        metavar="N",
+        help="first search for a better recipe with N trials, going on where an interrupted search ended; what is "
+        "better goes under `training:` of the file given with --params, or is printed",
+    )
     train.set_defaults(command=_train)
+
+
+def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
+    explain = commands.add_parser(
+        "explain", parents=[common], help="take the champion's forecast of a meter apart, feature by feature"
+    )
+    explain.add_argument("site", metavar="SITE")
+    explain.add_argument("meter", metavar="METER")
+    explain.add_argument("--origin", metavar="T", help="start of the first forecast interval (default: the latest)")
+    explain.add_argument("--json", action="store_true", help="print JSON: every lead, quantile and feature")
+    explain.set_defaults(command=_explain)
 
 
 def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -133,6 +152,12 @@ def _common(*, nested: bool = False) -> argparse.ArgumentParser:
     return common
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of trials, 1 or above")
+    return int(text)
+
+
 def _version(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a version of the record, 0 or above")
@@ -176,7 +201,12 @@ def _train(args: argparse.Namespace) -> int:
         until_us = parse_instant_us(args.until) if args.until is not None else None
     except ValueError as error:
         raise MetercastError(f"--until: {error}") from error
-    result = train(load_params(args), reason=args.reason, until_us=until_us, out=args.out)
+    params = load_params(args)
+    if args.tune is not None:
+        from central.tuning_command import tune
+
+        params = tune(params, args.tune, file=args.params, until_us=until_us)
+    result = train(params, reason=args.reason, until_us=until_us, out=args.out)
     print(f"{result.outcome}" + (f" as version {result.version}" if result.version else ""))
     for reason in result.reasons:
         print(f"  {reason}")
@@ -204,6 +234,12 @@ def _models(args: argparse.Namespace) -> int:
         case _:
             print(models.listed(params, as_json=args.json))
     return ExitCode.OK
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from central import explain_command
+
+    return explain_command.main(load_params(args), args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """From readings to panels of load, and from panels to windows, truth and training rows.
 
-Invariant: `training_rows` yields no target that had not ended by the cutoff.
+Invariants: `training_rows` yields no target that had not ended by the cutoff; a window at an origin holds what the
+readings received by then (plus the grace) make of it, where it is known when they were received.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from central.lateness import file_revisions, received_us, record_revisions
+from central.revisions import Revisions
 from shared.bindings import Bindings
 from shared.calendars import Calendar
 from shared.clock import DAY_US
@@ -31,12 +35,16 @@ _TOGETHER: Final = 64  # meters whose intervals are made at once
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Load of M meters on one grid: `load_kw` float64 [M, T], NaN = missing; column 0 starts at `start_us` UTC."""
+    """Load of M meters on one grid: `load_kw` float64 [M, T], NaN = missing; column 0 starts at `start_us` UTC.
+
+    `load_kw` is the last word on each interval; `revisions` are the earlier ones, None where there were none.
+    """
 
     meters: list[str]
     start_us: int
     step_s: int
     load_kw: Floats
+    revisions: Revisions | None = None
 
     @property
     def step_us(self) -> int:
@@ -54,18 +62,30 @@ class Panel:
         return columns
 
     def windows(self, meters: Ints, origins_us: Ints) -> NDArray[np.float32]:
-        """Return float32 [N, window_steps] of row indices `meters` just before `origins_us`; NaN outside the panel."""
-        offsets = np.arange(-window_steps(self.step_s), 0)
-        return self._at(meters, self.column(origins_us)[:, None] + offsets).astype(np.float32)
+        """Return float32 [N, window_steps] of row indices `meters` just before `origins_us`; NaN outside the panel.
+
+        They hold what was known at `origins_us`.
+        """
+        origins = self.column(origins_us)[:, None]
+        columns = origins + np.arange(-window_steps(self.step_s), 0)
+        values = self._at(meters, columns)
+        if self.revisions is not None:
+            values = self.revisions.known(values, meters[:, None], columns, origins)
+        return values.astype(np.float32)
 
     def truth(self, meters: Ints, origins_us: Ints, leads: Ints) -> Floats:
         """Return the load [N, L] at `leads` ([L], or [N, L]) of `origins_us`; NaN outside the panel."""
         return self._at(meters, self.column(origins_us)[:, None] + leads - 1)
 
     def until(self, end_us: int) -> Panel:
-        """Return the panel as it stood at `end_us`: only intervals that had ended."""
-        columns = max(0, int(self.column(np.array([end_us], dtype=np.int64))[0]))
-        return Panel(self.meters, self.start_us, self.step_s, self.load_kw[:, :columns])
+        """Return the panel as it stood at `end_us`: only intervals that had ended, as they were known."""
+        count = max(0, int(self.column(np.array([end_us], dtype=np.int64))[0]))
+        load_kw = self.load_kw[:, :count]
+        if self.revisions is None:
+            return replace(self, load_kw=load_kw)
+        meters, columns = np.arange(len(load_kw))[:, None], np.arange(load_kw.shape[1])
+        known_kw = self.revisions.known(load_kw, meters, columns, np.array(count))
+        return replace(self, load_kw=known_kw, revisions=self.revisions.until(count))
 
     def _at(self, meters: Ints, columns: Ints) -> Floats:
         inside = (columns >= 0) & (columns < self.load_kw.shape[1])
@@ -103,6 +123,7 @@ class Sampling:
 def panel_from_file(path: Path, *, step_s: int = 3600, aggregate: str = "mean") -> Panel:
     """Read `meter_id, ts, value` from Parquet or CSV onto the grid, in the file's unit (`sum` turns energy into load).
 
+    With a column `received_at` windows hold what was known at their origins, else all is taken as known in time.
     `aggregate` is `mean` or `sum` of an interval's readings; an interval with under half of them is missing. How many
     readings an interval should have follows from each meter's most common distance between readings. Raises
     DataFileError, in a sentence, for a file that cannot be used.
@@ -115,9 +136,11 @@ def panel_from_file(path: Path, *, step_s: int = 3600, aggregate: str = "mean") 
 
 
 def panel_from_readings(rows: pd.DataFrame, *, step_s: int = 3600, aggregate: str = "mean") -> Panel:
-    """Return the panel of rows `meter_id, ts (aware), value`, the last of duplicates counting."""
+    """Return the panel of rows `meter_id, ts (aware), value`, perhaps `received_at`; of duplicates the last counts."""
     if aggregate not in ("mean", "sum"):
         raise DataFileError(f"aggregate {aggregate!r}: expected mean or sum")
+    arrived = "received_at" in rows
+    all_rows = rows = rows.sort_values("received_at", kind="stable", na_position="first") if arrived else rows
     rows = rows.drop_duplicates(["meter_id", "ts"], keep="last")
     codes, names = pd.factorize(rows["meter_id"].astype(str), sort=True)
     ts_us = rows["ts"].dt.as_unit("us").astype("int64").to_numpy()
@@ -132,13 +155,28 @@ def panel_from_readings(rows: pd.DataFrame, *, step_s: int = 3600, aggregate: st
     total = np.bincount(cell[there], weights=value[there], minlength=size).reshape(shape)
     expected = _readings_per_interval(codes, ts_us, len(names), step_us)[:, None]
     mean = np.divide(total, count, out=np.full(shape, np.nan), where=(count > 0) & (2 * count >= expected))
-    return Panel(
-        [str(name) for name in names], first * step_us, step_s, mean * expected if aggregate == "sum" else mean
+    factor = expected if aggregate == "sum" else np.ones_like(expected)
+    panel = Panel([str(name) for name in names], first * step_us, step_s, mean * factor)
+    if not arrived:
+        return panel
+    received = pd.DataFrame(
+        {
+            "meter": pd.Index(names).get_indexer(pd.Index(all_rows["meter_id"].astype(str))),
+            "ts_us": all_rows["ts"].dt.as_unit("us").astype("int64"),
+            "received_us": received_us(all_rows["received_at"]),
+            "value": all_rows["value"].astype(np.float64),
+        }
+    )
+    return replace(
+        panel,
+        revisions=file_revisions(
+            panel.load_kw, received, expected[:, 0], factor[:, 0], start_us=panel.start_us, step_us=step_us
+        ),
     )
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Return `meter_id, ts (UTC), value` of a file, or say what is wrong with it."""
+    """Return `meter_id, ts (UTC), value`, perhaps `received_at`, of a file, or say what is wrong with it."""
     try:
         rows = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as e:  # pyarrow's own errors are ValueErrors
@@ -149,9 +187,12 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         rows["ts"] = pd.to_datetime(rows["ts"], utc=True)
         rows["value"] = pd.to_numeric(rows["value"])
+        if "received_at" in rows:
+            rows["received_at"] = pd.to_datetime(rows["received_at"], utc=True)
     except (ValueError, TypeError) as e:
         raise DataFileError(f"{path}: {str(e).splitlines()[0]}") from e
-    return rows[["meter_id", "ts", "value"]].dropna()
+    kept = ["meter_id", "ts", "value", *(["received_at"] if "received_at" in rows else [])]
+    return rows[kept].dropna(subset=["meter_id", "ts", "value"])
 
 
 def _readings_per_interval(codes: Ints, ts_us: Ints, meters: int, step_us: int) -> Floats:
@@ -168,9 +209,17 @@ def _readings_per_interval(codes: Ints, ts_us: Ints, meters: int, step_us: int) 
 
 
 def panel_from_record(
-    rows: pd.DataFrame, rules: GridRules, *, bindings: Bindings | None = None, since_us: int | None = None
+    rows: pd.DataFrame,
+    rules: GridRules,
+    *,
+    bindings: Bindings | None = None,
+    since_us: int | None = None,
+    grace: timedelta = timedelta(0),
 ) -> Panel:
     """Return the panel, in kW, of rows of the record: `meter_id, ts, value, unit, kind, period_s`, perhaps `site`.
+
+    With `received_at` windows hold what was known at their origins plus `grace`; rows are then all that was ever
+    received of an identity, if what was corrected is to be known too.
 
     Intervals are made by shared/grid.py under the meters' `bindings`, as at the edge and with the same bits; of rows of
     one identity the last counts. With a `site` column meters are named `site/meter`. Readings before `since_us` are
@@ -181,7 +230,8 @@ def panel_from_record(
     if not len(table):
         raise ValueError("the record holds no readings")
     identity = ["site", "meter", "ts_us"]
-    table = table.drop_duplicates(identity, keep="last").sort_values(identity, kind="stable")
+    received = table.sort_values([*identity, "received_us"], kind="stable")
+    table = received.drop_duplicates(identity, keep="last")
     first = int(table["ts_us"].min()) // rules.step_us
     count = int(table["until_us"].max() - 1) // rules.step_us + 1 - first
     known = bindings if bindings is not None else Bindings()
@@ -191,7 +241,15 @@ def panel_from_record(
         for meter, own in meters.items()
     ]
     names = [f"{site}/{meter}" if "site" in rows else meter for site, meter in meters]
-    return Panel(names, first * rules.step_us, rules.step_us // 1_000_000, _loads_kw(spans, rules))
+    panel = Panel(names, first * rules.step_us, rules.step_us // 1_000_000, _loads_kw(spans, rules))
+    if "received_at" not in rows:
+        return panel
+    received["meter"] = received.groupby(identity[:2], observed=True).ngroup()
+    limits = [span.limits for span in spans]
+    found = record_revisions(
+        panel.load_kw, received, _meter_readings(received), limits, rules, start_us=panel.start_us, grace=grace
+    )
+    return replace(panel, revisions=found)
 
 
 def _loads_kw(spans: list[Span], rules: GridRules) -> Floats:
@@ -201,11 +259,12 @@ def _loads_kw(spans: list[Span], rules: GridRules) -> Floats:
 
 
 def _record_columns(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `site, meter, ts_us, value (kW or kWh), period_us, kind (index), until_us` of rows of the record."""
+    """Return rows of the record in our columns: `value` in kW or kWh, `kind` an index, instants in microseconds."""
     factor = rows["unit"].map({name: unit.to_kilo for name, unit in UNITS.items()}).astype(np.float64)
     kind = rows["kind"].map({name: code for code, name in enumerate(KINDS)}).astype(np.int8)
     ts_us = rows["ts"].dt.as_unit("us").astype("int64")
     period_us = (rows["period_s"].astype(np.float64).fillna(0.0) * 1e6).round().astype(np.int64)
+    received_at = rows["received_at"] if "received_at" in rows else pd.Series(pd.NaT, rows.index)
     return pd.DataFrame(
         {
             "site": rows["site"].astype(str) if "site" in rows else "",
@@ -215,6 +274,7 @@ def _record_columns(rows: pd.DataFrame) -> pd.DataFrame:
             "period_us": period_us,
             "kind": kind,
             "until_us": ts_us + np.where(kind == KINDS.index("energy"), period_us, 1),
+            "received_us": received_us(received_at),
         }
     )
 

@@ -105,17 +105,18 @@ class Record:
         version: int | None = None,
         since_us: int | None = None,
         meters: Sequence[str] | None = None,
+        corrected: bool = False,
     ) -> pa.Table:
         """One row for each identity, sorted by site, meter and ts, of the columns of EXPORTED.
 
-        `version` reads the table as it stood then; `since_us` leaves out earlier `ts`, `meters` all others. Raises
-        RecordError.
+        `version` reads the table as it stood then; `since_us` leaves out earlier `ts`, `meters` all others. With
+        `corrected` every row ever received is there, those of one identity in the order they came. Raises RecordError.
         """
         conditions = _since(since_us)
         if meters is not None:
             conditions.append(pc.field("meter_id").isin(pa.array(meters, pa.string())))
         rows = self._read("readings", site=site, version=version, conditions=conditions)
-        return _last_received(rows, ("site", "meter_id", "ts")).select(EXPORTED)
+        return _by_arrival(rows, ("site", "meter_id", "ts"), last=not corrected).select(EXPORTED)
 
     def newest_us(self, site: str) -> int | None:
         """The latest `ts` of a site's readings, None when there are none. Raises RecordError."""
@@ -272,11 +273,18 @@ def _app_id(site: str, epoch: str) -> str:
 
 def _last_received(rows: pa.Table, identity: Sequence[str]) -> pa.Table:
     """For each identity the row received last: by `received_at`, then place in the uplink, sorted by identity."""
+    return _by_arrival(rows, identity, last=True)
+
+
+def _by_arrival(rows: pa.Table, identity: Sequence[str], *, last: bool) -> pa.Table:
+    """Rows sorted by identity, then `received_at` and place in the uplink; with `last` only the last of each."""
     if not rows.num_rows:
         return rows
     keys = [_sortable(rows[name]) for name in identity]
     later = [_sortable(rows[name]) for name in ("row", "seq", "received_at")]
     order = np.lexsort((*later, *reversed(keys)))
+    if not last:
+        return rows.take(pa.array(order))
     changes = np.zeros(len(order) - 1, dtype=bool)
     for key in keys:
         ordered = key[order]

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 # Before the import: MLflow reads these once, and would else warn, call home and look for git.
@@ -80,6 +81,16 @@ class Registry:
         """Put one more file to a run; raises MetercastError."""
         with self._guard("add a file"):
             self._put(self._client(), run_id, {name: content})
+
+    def files(self, run_id: str, folder: str) -> dict[str, bytes]:
+        """Return the files of a run's artifact folder by their names there; raises MetercastError."""
+        with self._guard("read a run's files"), TemporaryDirectory() as place:
+            client = self._client()
+            paths = [info.path for info in client.list_artifacts(run_id, folder) if not info.is_dir]
+            return {
+                path.rpartition("/")[2]: Path(client.download_artifacts(run_id, path, place)).read_bytes()
+                for path in paths
+            }
 
     def register(self, model: str, run: LoggedRun, folder: str, *, tags: Mapping[str, str]) -> int:
         """Register the run's artifact `folder` as the model's next version, and return that; raises MetercastError."""

@@ -99,6 +99,37 @@ def predict(model: TrainedModel, x: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.sort(np.stack(columns, axis=1), axis=1)
 
 
+def contributions(model: TrainedModel, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what each feature adds to each of `predict`'s quantiles [N, Q, F + 1], by TreeSHAP; the last is the mean.
+
+    Along F + 1 they sum up to the quantile. Where boosters cross, a quantile is explained by the one that gave it.
+    """
+    threads = model.recipe.num_threads
+    parts = [np.asarray(booster.predict(x, pred_contrib=True, num_threads=threads)) for booster in model.boosters]
+    stacked = np.stack(parts, axis=1)
+    order = np.argsort(stacked.sum(axis=2), axis=1, kind="stable")
+    return np.take_along_axis(stacked, order[:, :, None], axis=1)
+
+
+def booster_texts(model: TrainedModel) -> dict[float, str]:
+    """Return LightGBM's own text of each quantile's booster."""
+    return {q: booster.model_to_string() for q, booster in zip(model.quantiles, model.boosters, strict=True)}
+
+
+def model_from_texts(
+    texts: Mapping[float, str], *, features: tuple[str, ...], step_s: int, horizon_steps: int
+) -> TrainedModel:
+    """Return the model of `booster_texts`, to predict and explain with. Raises ValueError for what is no booster."""
+    try:
+        boosters = tuple(Booster(model_str=texts[q]) for q in sorted(texts))
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(f"no LightGBM booster: {error}") from error
+    if any(booster.num_feature() != len(features) for booster in boosters):
+        raise ValueError(f"a booster does not have {len(features)} features")
+    quantiles = tuple(sorted(texts))
+    return TrainedModel(boosters, features, quantiles, DEFAULT_RECIPE, step_s, horizon_steps, 0, 0, {})
+
+
 def as_regressor(booster: Booster, features: int) -> Regressor:
     """Return the booster as the scikit-learn regressor that skl2onnx converts."""
     regressor = Regressor(objective="quantile")

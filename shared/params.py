@@ -287,6 +287,13 @@ class TrainingParams(Section):
     cooldown: Duration = Field(timedelta(days=3), description="least time between two trainings")
     trees: int = Field(120, ge=1, description="boosting rounds for each quantile")
     leaves: int = Field(31, ge=2, description="leaves of a tree")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="how much of what a tree learned counts")
+    min_leaf_rows: int = Field(50, ge=1, description="least rows in a leaf")
+    feature_fraction: float = Field(0.5, gt=0, le=1, description="share of the features that a tree may use")
+    dropout: Share = Field(0.3, description="how often training hides a part of a window, as outages do")
+    half_life_days: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="age at which a row counts half; all count alike without"
+    )
     rows: int = Field(100_000, ge=1000, description="most rows in one training")
     threads: int = Field(1, ge=1, description="threads LightGBM may use")
     seed: int = Field(1, description="seed of sampling and boosting")

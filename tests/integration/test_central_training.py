@@ -13,16 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from central.cli import main
+from central.explain_command import as_json, tell
+from central.export import OnnxForecaster
 from central.record import Record
 from central.registry import Registry
 from central.rollout import RolloutState
 from central.runs import LoggedRun, RunRecord
 from central.trainings import FLEET, Result, results_in
 from central.work import WorkFolder, replace_text
+from shared.calendars import Calendar
 from shared.clock import HOUR_US, iso
 from shared.errors import MetercastError
 from shared.manifest import pack
 from shared.messages import Uplink
+from shared.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
@@ -192,3 +197,85 @@ def test_aliases_move_from_version_to_version(tmp_path: Path) -> None:
     assert registry.aliases("fleet") == {"champion": 2, "challenger": 1}
     registry.drop_alias("fleet", "challenger")
     assert registry.aliases("fleet") == {"champion": 2}
+
+
+@pytest.fixture(scope="module")
+def serving(trained: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Params:
+    work = WorkFolder(tmp_path_factory.mktemp("serving") / "central")
+    shutil.copytree(trained[0], work.root)
+    replace_text(work.rollout, RolloutState(champion=trained[1].manifest).model_dump_json(by_alias=True))
+    return Params.model_validate({"central": {"work_dir": str(work.root)}})
+
+
+def test_a_champions_forecast_is_taken_apart_as_json(serving: Params) -> None:
+    origin = iso(START_US + (DAYS - 3) * 24 * HOUR_US)
+    told = as_json(tell(serving, "s", "m1", origin))
+    assert (told["schema"], told["site"], told["meter"], told["origin"]) == (1, "s", "m1", origin)
+    assert told["model"]["version"] == 1
+    assert [lead["lead"] for lead in told["leads"]] == list(range(1, 49))
+    for lead in told["leads"]:
+        for parts in lead["quantiles"].values():
+            total = lead["base_kw"] + parts["mean_kw"] + sum(parts["contributions_kw"].values()) + parts["floor_kw"]
+            assert total == pytest.approx(parts["forecast_kw"], abs=1e-6)
+
+
+def test_an_explanation_rests_on_what_was_known_at_its_origin(serving: Params) -> None:
+    origin_us = START_US + (DAYS - 3) * 24 * HOUR_US
+    told = tell(serving, "s", "m1", iso(origin_us))
+    assert np.isfinite(told.window).all()
+    artifact = OnnxForecaster(
+        WorkFolder(serving.central.work_dir).artifact(told.champion.sha256).read_bytes(), calendar=Calendar()
+    )
+    served = artifact(told.window[None], np.array([origin_us]), np.arange(1, 49))[0]
+    np.testing.assert_allclose(told.explanation.forecast_kw, served, rtol=1e-3, atol=1e-4)
+
+
+def test_the_latest_origin_is_explained_to_a_person(serving: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "s", "m0", "--set", f"central.work_dir={serving.central.work_dir}"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"s/m0 at {iso(START_US + DAYS * 24 * HOUR_US)}, version 1 (run ")
+    assert "1–6 h" in text
+    assert "│" in text
+
+
+@pytest.mark.parametrize(
+    ("site", "meter", "origin", "sentence"),
+    [
+        ("nowhere", "m0", None, "explain: the record knows no site 'nowhere'; it knows s"),
+        ("s", "m9", None, "explain: the record knows no meter 'm9' of site s; it knows m0, m1, m2, m3"),
+        ("s", "m0", "2013-03-01T00:00:00Z", "--origin 2013-03-01T00:00:00Z: outside the record of s/m0, "),
+        ("s", "m0", "2013-03-20T00:10:00Z", "--origin 2013-03-20T00:10:00Z: not on the grid of 3600 s steps"),
+        ("s", "m0", "tomorrow", "--origin: ts 'tomorrow' is not an ISO 8601 instant"),
+    ],
+)
+def test_what_cannot_be_explained_is_said_in_a_sentence(
+    serving: Params, site: str, meter: str, origin: str | None, sentence: str
+) -> None:
+    with pytest.raises(MetercastError) as refused:
+        tell(serving, site, meter, origin)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_no_champion_or_one_of_other_features_is_not_explained(trained: tuple[Path, Result], tmp_path: Path) -> None:
+    none = Params.model_validate({"central": {"work_dir": str(trained[0])}})
+    with pytest.raises(MetercastError, match="explain: no champion serves yet"):
+        tell(none, "s", "m0", None)
+    assert trained[1].manifest is not None
+    other = trained[1].manifest.model_copy(update={"schema_hash": "0" * 16})
+    replace_text(tmp_path / "rollout.json", RolloutState(champion=other).model_dump_json(by_alias=True))
+    with pytest.raises(MetercastError, match="champion 1 goes by other features than this version computes"):
+        tell(Params.model_validate({"central": {"work_dir": str(tmp_path)}}), "s", "m0", None)
+
+
+def test_a_tuning_shows_its_progress_and_writes_nothing_where_nothing_is_better(
+    trained: tuple[Path, Result], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "central")
+    file = tmp_path / "params.yaml"
+    file.write_text("# mine\nsite: a\n")
+    done = central(tmp_path / "central", "train", "--tune", "1", "--params", str(file))
+    assert done.returncode in (0, 4), done.stderr
+    assert "tune: trial 1 of 1: wql 0." in done.stderr
+    assert "nothing is better than the recipe in force by more than noise" in done.stderr
+    assert file.read_text() == "# mine\nsite: a\n"
+    assert (tmp_path / "central" / "tuning.db").exists()

@@ -1,0 +1,47 @@
+"""The record as a panel, the way the parameters ask for it: what trainings, tuning and explanations look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from central.dataset import Panel, panel_from_record
+from central.record import Record
+from shared.bindings import Bindings
+from shared.clock import duration_us, format_duration, iso, to_us
+from shared.errors import MetercastError
+from shared.grid import GridRules
+from shared.params import Params
+
+
+def newest_us(params: Params, record: Record) -> int:
+    """Return the end of the newest reading's interval, at most. Raises MetercastError when the record is empty."""
+    spans = record.spans()
+    if not spans.num_rows:
+        raise MetercastError("train: the record is empty")
+    return max(to_us(last) for last in spans["last"].to_pylist()) + duration_us(params.grid.step)
+
+
+def training_panel(params: Params, record: Record, *, version: int, until_us: int) -> Panel:
+    """Return the `training.window` before `until_us`, of the record at `version`, as it stood then.
+
+    Raises MetercastError when it holds no readings.
+    """
+    rows = record.readings(version=version, since_us=until_us - duration_us(params.training.window), corrected=True)
+    if not rows.num_rows:
+        window = format_duration(params.training.window)
+        raise MetercastError(f"train: the record holds no readings in the {window} before {iso(until_us)}")
+    return _panel(params, rows.to_pandas()).until(until_us)
+
+
+def meter_panel(params: Params, record: Record, site: str, meters: Sequence[str], *, since_us: int) -> Panel | None:
+    """Return the panel of some meters of a site from `since_us` on, None when there are no readings."""
+    rows = record.readings(site=site, meters=meters, since_us=max(0, since_us), corrected=True)
+    return _panel(params, rows.to_pandas()) if rows.num_rows else None
+
+
+def _panel(params: Params, rows: pd.DataFrame) -> Panel:
+    grid = params.grid
+    rules = GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap)
+    return panel_from_record(rows, rules, bindings=Bindings(params.meters), grace=grid.grace)
