@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edge.covariates import Key as CovariateKey
+from edge.covariates import Row as CovariateRow
 from edge.forms import Form
 from edge.scoring import Issued
 
@@ -24,6 +26,8 @@ class Changes:
     readings: list[ReadingRow] = field(default_factory=list)
     closed: list[tuple[int, int, int]] = field(default_factory=list)
     issued: list[Issued] = field(default_factory=list)
+    covariates: list[CovariateRow] = field(default_factory=list)
+    covariates_dropped: list[CovariateKey] = field(default_factory=list)
     arrivals: dict[int, bytes] = field(default_factory=dict)
     outbox: list[OutboxBatch] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)

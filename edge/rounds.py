@@ -140,7 +140,14 @@ class RoundMaker:
         for number in range(max(oldest, origin - site.window.slack_steps), origin):
             self._score(fresh[site.issued[fresh] <= number], number, made.scores)
         origin_us = origin * site.step_us
-        result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)
+        result = forecast(
+            site.window.before(rows, origin),
+            origin_us,
+            self._plan,
+            models.champion,
+            models.challenger,
+            site.covariates,
+        )
         self._issue(rows, fresh, origin, result, changes)
         made.publications += self._publications(rows, origin, result, now_us)
         self._counters["superseded", ""] += int((origin - self._made[rows] - 1).sum())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.covariates import SiteCovariates
 from edge.forms import Forms
 from edge.meters import NO_INSTANT, Meter, Meters
 from edge.scoring import Scoreboard
@@ -57,6 +58,7 @@ class SiteState:
         self.meters = Meters(self.window, grid_rules(params), forms, lateness_us=self.limits.lateness_us)
         self.bindings = Bindings(params.meters)
         self.scoreboard = scoreboard
+        self.covariates = SiteCovariates(self.step_us)
         rows = len(self.window.closed)
         self.issued: NDArray[np.int64] = np.full(rows, NEVER, dtype=np.int64)
         self.delivered: NDArray[np.int64] = self.issued.copy()
