@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from central.covariates import Covariates, issues_from_file
 from central.dataset import Panel, panel_from_file
 from central.evaluation import Windows, forecast_windows, judged_windows, measure, model_forecaster, naive_forecaster
 from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
@@ -36,6 +37,7 @@ class BacktestOptions:
     zone: str = "UTC"
     country: str | None = None
     own_ends: bool = False
+    covariates: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be forecast, in a sentence."""
@@ -65,6 +67,8 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
     """
     _say(f"reading {options.readings.name}")
     panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
+    if options.covariates is not None:
+        panel = _with_covariates(panel, options.covariates)
     windows = _contract_windows(panel, options)
     started = time.perf_counter()
     model = _train_before(panel, windows, options, recipe)
@@ -80,6 +84,18 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
         "train_s": round(train_s, 3),
         "forecast_ms": round(forecast_ms, 4),
     }
+
+
+def _with_covariates(panel: Panel, path: Path) -> Panel:
+    """Return the panel with a file's covariates, the same for all meters; DataFileError where they say too little."""
+    _say(f"reading {path.name}")
+    known = Covariates.by_site({"": issues_from_file(path)}, [""] * len(panel.meters), panel.step_us)
+    worth = known.worth_learning(panel.start_us, panel.end_us, panel.step_us)
+    left_out = sorted(set(known.names) - set(worth.names))
+    if not worth.names:
+        raise DataFileError(f"{path}: says next to nothing of the readings' time: {', '.join(left_out)}")
+    _say(f"covariates: {', '.join(worth.names)}" + (f"; too little of {', '.join(left_out)}" if left_out else ""))
+    return replace(panel, covariates=worth)
 
 
 def _contract_windows(panel: Panel, options: BacktestOptions) -> Windows:
@@ -110,7 +126,7 @@ def _train_before(panel: Panel, windows: Windows, options: BacktestOptions, reci
     np.minimum.at(first, windows.meters, windows.origins_us)
     ends = np.where(first == np.iinfo(np.int64).max, panel.end_us, first)
     known = np.arange(panel.load_kw.shape[1]) < panel.column(ends)[:, None]
-    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan))
+    hidden = Panel(panel.meters, panel.start_us, panel.step_s, np.where(known, panel.load_kw, np.nan), panel.covariates)
     try:
         return train(
             hidden,

@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from central.covariates import Covariates, covariate_columns_of, issues_from_record
 from central.criteria import Duel, Limits, Score, judge
 from central.dataset import Panel, panel_from_record
 from central.evaluation import (
@@ -40,8 +41,9 @@ from central.trainings import FLEET, Reason, Result
 from shared.bindings import Bindings
 from shared.calendars import site_calendar
 from shared.clock import HOUR_US, duration_us, format_duration, iso, to_us
+from shared.covariates import schema_hash_of, with_columns
 from shared.errors import MetercastError
-from shared.features import SCHEMA_HASH, feature_matrix
+from shared.features import feature_matrix
 from shared.grid import GridRules
 from shared.manifest import Golden, Manifest, pack
 from shared.params import Params
@@ -158,7 +160,16 @@ class Workshop:
             raise MetercastError(f"train: the record holds no readings in the {window} before {iso(newest_us)}")
         grid = self._params.grid
         rules = GridRules.of(step=grid.step, hold=grid.hold, max_gap=grid.max_gap)
-        return panel_from_record(rows, rules, bindings=Bindings(self._params.meters)).until(newest_us)
+        panel = panel_from_record(rows, rules, bindings=Bindings(self._params.meters)).until(newest_us)
+        return self._with_covariates(panel)
+
+    def _with_covariates(self, panel: Panel) -> Panel:
+        """The panel with what its sites knew ahead, where that is enough to learn from."""
+        issues = issues_from_record(self._record.covariates())
+        sites = [meter.split("/", 1)[0] for meter in panel.meters]
+        known = Covariates.by_site(issues, sites, panel.step_us)
+        known = known.worth_learning(panel.start_us, panel.end_us, panel.step_us)
+        return replace(panel, covariates=known) if known.names else panel
 
     def _newest_us(self) -> int:
         spans = self._record.spans()
@@ -282,7 +293,9 @@ class Workshop:
         origins_us = np.full(len(meters), panel.end_us, dtype=np.int64)
         leads = np.arange(1, self._params.horizon_steps + 1, dtype=np.int64)
         windows = panel.windows(meters, origins_us)
-        return feature_matrix(windows, origins_us, leads, step_s=panel.step_s, calendar=self._calendar).x
+        x = feature_matrix(windows, origins_us, leads, step_s=panel.step_s, calendar=self._calendar).x
+        known = panel.covariates_of(meters)
+        return with_columns(x, covariate_columns_of(known, known.names if known else (), origins_us, leads))
 
     def _manifest(
         self,
@@ -305,7 +318,7 @@ class Workshop:
             created=iso(to_us(order.started)),
             expires=iso(to_us(order.started + EXPIRES_AFTER)),
             features=list(model.features),
-            schema_hash=SCHEMA_HASH,
+            schema_hash=schema_hash_of(model.covariates),
             zone=self._params.calendar.zone,
             country=self._params.calendar.country,
             step_s=model.step_s,

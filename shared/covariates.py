@@ -122,13 +122,18 @@ def decode_issue(payload: bytes, topic: str, name: str) -> Issue:
 
 
 def check_issue(issue: Issue) -> None:
-    """Raise ValueError, in a sentence, for an issue beyond the bounds."""
-    if issue.start_us % _MINUTE_US or issue.step_us % _MINUTE_US or not _MINUTE_US <= issue.step_us <= DAY_US:
-        raise ValueError("start and step are not whole minutes, or step is not between 1min and 24h")
+    """Raise ValueError, in a sentence, for an issue beyond the bounds of a message."""
+    check_steps(issue)
     if issue.end_us - issue.start_us > MAX_REACH_US:
         raise ValueError(f"values reach over more than {MAX_REACH_US // DAY_US} days")
     if issue.start_us - issue.issued_us > MAX_REACH_US:
         raise ValueError(f"start {iso(issue.start_us)} is over {MAX_REACH_US // DAY_US} days after issued_at")
+
+
+def check_steps(issue: Issue) -> None:
+    """Raise ValueError, in a sentence, for an issue that cannot be put on any grid, or with a value beyond float32."""
+    if issue.start_us % _MINUTE_US or issue.step_us % _MINUTE_US or not _MINUTE_US <= issue.step_us <= DAY_US:
+        raise ValueError("start and step are not whole minutes, or step is not between 1min and 24h")
     if np.nanmax(np.abs(issue.values), initial=0.0) > _LARGEST:
         raise ValueError(f"a value is beyond {_LARGEST:g}")
 
