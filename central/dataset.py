@@ -111,7 +111,7 @@ class Sampling:
     horizon_steps: int = 48
     dropout: float = 0.3
     half_life_days: float | None = None
-    covariate_dropout: float = 0.3
+    covariate_dropout: float = 0.2
 
 
 def panel_from_file(path: Path, *, step_s: int = 3600, aggregate: str = "mean") -> Panel:

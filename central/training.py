@@ -34,7 +34,7 @@ class Recipe:
     leads_per_sample: int = 8
     dropout: float = 0.3
     half_life_days: float | None = None
-    covariate_dropout: float = 0.3  # of samples that know no covariate: so that a site without any is served as well
+    covariate_dropout: float = 0.2  # of samples that know no covariate: so that a site without any is served as well
     seed: int = 7
     num_threads: int = 1  # two threads were ten times slower than one on a loaded two-core machine
 

@@ -56,6 +56,10 @@ class Covariate(Message):
     values: list[Annotated[float, Strict()] | None] = Field(min_length=1, max_length=MAX_VALUES)
     unit: str | None = Field(None, max_length=32)
 
+    def encode(self) -> bytes:
+        """UTF-8 JSON without what is not given."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
 
 @dataclass(frozen=True, slots=True)
 class Issue:
