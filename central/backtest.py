@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from central.calibrating import Stretch, calibrated_windows, hindcast
+from central.covariates import Covariates, issues_from_file
 from central.dataset import Panel, panel_from_file
 from central.evaluation import Windows, forecast_windows, judged_windows, measure, model_forecaster, naive_forecaster
 from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
@@ -41,6 +42,7 @@ class BacktestOptions:
     zone: str = "UTC"
     country: str | None = None
     own_ends: bool = False
+    covariates: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be forecast, in a sentence."""
@@ -75,6 +77,8 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
     """
     _say(f"reading {options.readings.name}")
     panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
+    if options.covariates is not None:
+        panel = _with_covariates(panel, options.covariates)
     windows = _contract_windows(panel, options)
     started = time.perf_counter()
     firsts = _first_columns(panel, windows)
@@ -93,6 +97,18 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
         "train_s": round(train_s, 3),
         "forecast_ms": round(forecast_ms, 4),
     }
+
+
+def _with_covariates(panel: Panel, path: Path) -> Panel:
+    """Return the panel with a file's covariates, the same for all meters; DataFileError where they say too little."""
+    _say(f"reading {path.name}")
+    known = Covariates.by_site({"": issues_from_file(path)}, [""] * len(panel.meters), panel.step_us)
+    worth = known.worth_learning(panel.start_us, panel.end_us, panel.step_us)
+    left_out = sorted(set(known.names) - set(worth.names))
+    if not worth.names:
+        raise DataFileError(f"{path}: says next to nothing of the readings' time: {', '.join(left_out)}")
+    _say(f"covariates: {', '.join(worth.names)}" + (f"; too little of {', '.join(left_out)}" if left_out else ""))
+    return replace(panel, covariates=worth)
 
 
 def _contract_windows(panel: Panel, options: BacktestOptions) -> Windows:

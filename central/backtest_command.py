@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--aggregate", choices=("mean", "sum"), default="mean", help="of an interval's readings (mean)")
     parser.add_argument("--step", choices=("1h", "30min", "15min"), default="1h", help="length of an interval (1h)")
     parser.add_argument("--own-ends", action="store_true", help="the last window ends at each meter's own end")
+    parser.add_argument(
+        "--covariates",
+        type=Path,
+        help="Parquet or CSV of name, issued_at, ts, value: series known ahead, the same for all meters; at an origin "
+        "the newest value issued by then counts; without issued_at every value counts as known from ever, as if "
+        "forecasts were perfect: better than any real one",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
         zone=args.zone,
         country=args.country,
         own_ends=args.own_ends,
+        covariates=args.covariates,
     )
     result = backtest(options)
     text = json.dumps(_without_nan(result), indent=2)

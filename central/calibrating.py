@@ -63,8 +63,9 @@ def hindcast(
     for stretch in stretches:
         for meter, columns in _blocks(stretch):
             origins_us = panel.start_us + columns * panel.step_us
-            windows = panel.windows(np.full(len(columns), meter), origins_us)
-            spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads)[:, :, outer]
+            meters = np.full(len(columns), meter)
+            windows, ahead = panel.windows(meters, origins_us), panel.covariates_of(meters)
+            spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads, ahead)[:, :, outer]
             floor_kw[meter, columns - first] = load_floor(windows)
     return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw)
 

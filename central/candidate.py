@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from central.covariates import covariate_columns_of
 from central.criteria import Duel, Limits, Score, judge
 from central.dataset import Panel
 from central.evaluation import (
@@ -42,8 +43,9 @@ from central.training import TrainedModel, train
 from central.trainings import FLEET, Reason, Result
 from shared.calendars import site_calendar
 from shared.clock import HOUR_US, duration_us, iso, to_us
+from shared.covariates import schema_hash_of, with_columns
 from shared.errors import MetercastError
-from shared.features import SCHEMA_HASH, feature_matrix
+from shared.features import feature_matrix
 from shared.manifest import Golden, Manifest, pack
 from shared.params import Params
 
@@ -264,7 +266,9 @@ class Workshop:
         origins_us = np.full(len(meters), panel.end_us, dtype=np.int64)
         leads = np.arange(1, self._params.horizon_steps + 1, dtype=np.int64)
         windows = panel.windows(meters, origins_us)
-        return feature_matrix(windows, origins_us, leads, step_s=panel.step_s, calendar=self._calendar).x
+        x = feature_matrix(windows, origins_us, leads, step_s=panel.step_s, calendar=self._calendar).x
+        known = panel.covariates_of(meters)
+        return with_columns(x, covariate_columns_of(known, known.names if known else (), origins_us, leads))
 
     def _manifest(
         self,
@@ -287,7 +291,7 @@ class Workshop:
             created=iso(to_us(order.started)),
             expires=iso(to_us(order.started + EXPIRES_AFTER)),
             features=list(model.features),
-            schema_hash=SCHEMA_HASH,
+            schema_hash=schema_hash_of(model.covariates),
             zone=self._params.calendar.zone,
             country=self._params.calendar.country,
             step_s=model.step_s,

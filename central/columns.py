@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shared.clock import LATEST_US, parse_instant_us
-from shared.messages import GAP_COLUMNS, Uplink
+from shared.messages import COVARIATE_COLUMNS, GAP_COLUMNS, Uplink
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,19 @@ GAPS: Final = pa.schema(
         *_ORIGIN,
     ]
 )
+COVARIATES: Final = pa.schema(
+    [
+        ("site", pa.string()),
+        ("name", pa.string()),
+        ("issued_at", INSTANT),
+        ("start", INSTANT),
+        ("step_s", pa.float64()),
+        ("values", pa.list_(pa.float64())),
+        ("unit", pa.string()),
+        ("received_at", INSTANT),
+        *_ORIGIN,
+    ]
+)
 OTHER: Final = pa.schema([("site", pa.string()), ("kind", pa.string()), ("columns", pa.string()), *_ORIGIN])
 
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {
@@ -92,18 +105,27 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "scores": SCORES,
     "events": EVENTS,
     "gaps": GAPS,
+    "covariates": COVARIATES,
     "other": OTHER,
     "readings": READINGS,
 }
 _MISFITS: Final = (pa.ArrowException, ValueError, TypeError, OverflowError)
 # What a column is called on the wire, where the record calls it otherwise: instants lose their unit.
-_WIRE_NAMES: Final = {"ts": "ts_us", "received_at": "received_us", "valid_at": "valid_us", "at": "at_us"}
+_WIRE_NAMES: Final = {
+    "ts": "ts_us",
+    "received_at": "received_us",
+    "valid_at": "valid_us",
+    "at": "at_us",
+    "issued_at": "issued_us",
+    "start": "start_us",
+}
 _NEEDED: Final[Mapping[str, frozenset[str]]] = {
     "readings": frozenset({"meter_id", "ts_us", "value", "received_us"}),
     "dead_letters": frozenset({"id", "reason", "received_us"}),
     "scores": frozenset({"meter_id", "valid_us", "lead", "role"}),
     "events": frozenset({"at_us", "event"}),
     "gaps": frozenset(GAP_COLUMNS),
+    "covariates": frozenset(COVARIATE_COLUMNS) - {"unit"},
 }
 
 

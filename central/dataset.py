@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from central.covariates import Covariates, covariate_columns_of
 from central.lateness import file_revisions, received_us, record_revisions
 from central.revisions import Revisions
 from shared.bindings import Bindings
 from shared.calendars import Calendar
 from shared.clock import DAY_US
+from shared.covariates import COLUMNS_OF_A_NAME, column_names, with_columns
 from shared.errors import DataFileError
 from shared.features import FEATURES, feature_matrix, to_target, window_steps
 from shared.grid import KINDS, UNITS, GridRules, MeterReadings, Span, intervals_of_many
@@ -45,6 +47,7 @@ class Panel:
     step_s: int
     load_kw: Floats
     revisions: Revisions | None = None
+    covariates: Covariates | None = None  # a row for each meter
 
     @property
     def step_us(self) -> int:
@@ -87,6 +90,15 @@ class Panel:
         known_kw = self.revisions.known(load_kw, meters, columns, np.array(count))
         return replace(self, load_kw=known_kw, revisions=self.revisions.until(count))
 
+    def covariates_of(self, meters: Ints) -> Covariates | None:
+        """Return what is known ahead to row indices `meters`, None where there is nothing of the kind."""
+        return None if self.covariates is None else self.covariates.of(meters)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Return the columns of training rows drawn from here: the features, then the covariates' columns."""
+        return FEATURES if self.covariates is None else (*FEATURES, *column_names(self.covariates.names))
+
     def _at(self, meters: Ints, columns: Ints) -> Floats:
         inside = (columns >= 0) & (columns < self.load_kw.shape[1])
         values: Floats = (
@@ -110,7 +122,8 @@ class Sampling:
 
     Each sample is a window of one meter at one origin with some of its leads. `dropout` is the chance that a window is
     spoilt the way real ones are: shortened history, a gap, or a stale tail (an equal chance each, possibly together).
-    `half_life_days` weights rows by the age of their origin; None weights all alike.
+    `covariate_dropout` is the chance that a sample knows none of its covariates, and as much that it lacks a certain
+    one. `half_life_days` weights rows by the age of their origin; None weights all alike.
     """
 
     rows_cap: int = 100_000
@@ -118,6 +131,7 @@ class Sampling:
     horizon_steps: int = 48
     dropout: float = 0.3
     half_life_days: float | None = None
+    covariate_dropout: float = 0.2
 
 
 def panel_from_file(path: Path, *, step_s: int = 3600, aggregate: str = "mean") -> Panel:
@@ -349,9 +363,23 @@ def _block_rows(
     """Return x, target and origin of a block's rows that have truth and a usable window."""
     windows = spoil(known.windows(meters, origins_us), rng, sampling.dropout, steps_per_day=DAY_US // known.step_us)
     matrix = feature_matrix(windows, origins_us, leads, step_s=known.step_s, calendar=calendar)
+    x = with_columns(matrix.x, _covariate_columns(known.covariates_of(meters), origins_us, leads, rng, sampling))
     target = to_target(known.truth(meters, origins_us, leads), matrix)
     kept = np.isfinite(target)
-    return matrix.x[kept], target[kept], np.repeat(origins_us, leads.shape[1])[kept]
+    return x[kept], target[kept], np.repeat(origins_us, leads.shape[1])[kept]
+
+
+def _covariate_columns(
+    covariates: Covariates | None, origins_us: Ints, leads: Ints, rng: np.random.Generator, sampling: Sampling
+) -> NDArray[np.float32]:
+    """Return the covariates' columns [N, L, C] with some made unknown, so that the model learns to go without them."""
+    names = covariates.names if covariates is not None else ()
+    columns = covariate_columns_of(covariates, names, origins_us, leads)
+    if not names:
+        return columns
+    chance = sampling.covariate_dropout
+    lost = (rng.random((len(origins_us), 1)) < chance) | (rng.random((len(origins_us), len(names))) < chance)
+    return np.where(np.repeat(lost, COLUMNS_OF_A_NAME, axis=1)[:, None, :], np.float32(np.nan), columns)
 
 
 def spoil(

@@ -5,26 +5,35 @@ At each origin a forecaster sees the windows that ended there; what came true af
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from central.covariates import Covariates, covariate_columns_of
 from central.criteria import Score
 from central.dataset import Panel
 from central.training import TrainedModel, predict
 from shared import metrics
 from shared.baselines import seasonal_naive_forecast
 from shared.calendars import Calendar
+from shared.covariates import with_columns
 from shared.features import feature_matrix, to_load
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# (windows float32 [N, W], origins_us int64 [N], leads int64 [L]) → kW float64 [N, L, Q], ascending along Q
-Forecaster = Callable[[NDArray[np.float32], Ints, Ints], Floats]
+
+class Forecaster(Protocol):
+    """Makes forecasts in kW, float64 [N, L, Q] ascending along Q."""
+
+    def __call__(
+        self, windows: NDArray[np.float32], origins_us: Ints, leads: Ints, covariates: Covariates | None = None, /
+    ) -> Floats:
+        """Forecast windows [N, W] at origins [N] for leads [L]; `covariates` are what the N know ahead, if anything."""
+        ...
+
 
 _BLOCK: Final = 512  # windows forecast at once
 
@@ -68,7 +77,12 @@ def forecast_windows(panel: Panel, windows: Windows, forecaster: Forecaster) -> 
     blocks = [slice(first, first + _BLOCK) for first in range(0, len(windows), _BLOCK)]
     return np.concatenate(
         [
-            forecaster(panel.windows(windows.meters[b], windows.origins_us[b]), windows.origins_us[b], windows.leads)
+            forecaster(
+                panel.windows(windows.meters[b], windows.origins_us[b]),
+                windows.origins_us[b],
+                windows.leads,
+                panel.covariates_of(windows.meters[b]),
+            )
             for b in blocks
         ]
     )
@@ -84,17 +98,24 @@ def judged_score(panel: Panel, forecaster: Forecaster, windows: Windows, quantil
 
 def naive_forecaster(quantiles: tuple[float, ...], *, season_h: int, step_s: int = 3600) -> Forecaster:
     """Return seasonal naive with residual quantiles as a forecaster."""
-    return lambda windows, _, leads: seasonal_naive_forecast(
-        windows, leads, quantiles, step_s=step_s, season_h=season_h
-    )
+
+    def forecast(
+        windows: NDArray[np.float32], _origins_us: Ints, leads: Ints, _covariates: Covariates | None = None, /
+    ) -> Floats:
+        return seasonal_naive_forecast(windows, leads, quantiles, step_s=step_s, season_h=season_h)
+
+    return forecast
 
 
 def model_forecaster(model: TrainedModel, calendar: Calendar) -> Forecaster:
     """Return a trained model, in LightGBM itself, as a forecaster."""
 
-    def forecast(windows: NDArray[np.float32], origins_us: Ints, leads: Ints) -> Floats:
+    def forecast(
+        windows: NDArray[np.float32], origins_us: Ints, leads: Ints, covariates: Covariates | None = None, /
+    ) -> Floats:
         matrix = feature_matrix(windows, origins_us, leads, step_s=model.step_s, calendar=calendar)
-        return to_load(predict(model, matrix.x), matrix)
+        columns = covariate_columns_of(covariates, model.covariates, origins_us, leads)
+        return to_load(predict(model, with_columns(matrix.x, columns)), matrix)
 
     return forecast
 

@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from central.charts import bar_chart
+from central.covariates import Covariates, covariate_columns_of
 from central.training import TrainedModel, booster_texts, contributions, predict
 from shared.calendars import Calendar
+from shared.covariates import with_columns
 from shared.features import feature_matrix, to_load
 
 Floats = NDArray[np.float64]
@@ -56,17 +58,26 @@ class Explanation:
 
 
 def explain(
-    model: TrainedModel, window: NDArray[np.float32], origin_us: int, calendar: Calendar, horizon_steps: int
+    model: TrainedModel,
+    window: NDArray[np.float32],
+    origin_us: int,
+    calendar: Calendar,
+    horizon_steps: int,
+    covariates: Covariates | None = None,
 ) -> Explanation:
-    """Take apart the forecast of one window [W] at its origin. Raises ValueError for a window without a reading."""
+    """Take apart the forecast of one window [W] at its origin; `covariates` are what its meter knows ahead.
+
+    Raises ValueError for a window without a reading.
+    """
     if not np.isfinite(window).any():
         raise ValueError("the window holds no reading")
     leads = np.arange(1, horizon_steps + 1, dtype=np.int64)
     origins_us = np.array([origin_us], dtype=np.int64)
     matrix = feature_matrix(window[None], origins_us, leads, step_s=model.step_s, calendar=calendar)
-    forecast_kw = to_load(predict(model, matrix.x), matrix)[0]
+    x = with_columns(matrix.x, covariate_columns_of(covariates, model.covariates, origins_us, leads))
+    forecast_kw = to_load(predict(model, x), matrix)[0]
     base_kw, scale_kw = matrix.base[0], float(matrix.scale[0])
-    parts_kw = scale_kw * contributions(model, matrix.x)
+    parts_kw = scale_kw * contributions(model, x)
     floor_kw = forecast_kw - (base_kw[:, None] + parts_kw.sum(axis=2))
     floor_kw[floor_kw <= 1e-9 * (scale_kw + np.abs(forecast_kw))] = 0.0  # what summing in another order leaves
     return Explanation(

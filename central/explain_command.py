@@ -66,9 +66,13 @@ def tell(params: Params, site: str, meter: str, origin: str | None) -> Told:
     origin_us = _asked_us(origin, params.step_s)
     panel, origin_us = _panel_at(params, record, site, meter, origin_us)
     model = _model(params, champion)
-    window = panel.windows(np.zeros(1, dtype=np.int64), np.array([origin_us], dtype=np.int64))[0]
+    own = np.zeros(1, dtype=np.int64)
+    window = panel.windows(own, np.array([origin_us], dtype=np.int64))[0]
     try:
-        explanation = explain(model, window, origin_us, site_calendar(params.calendar), champion.horizon_steps)
+        calendar = site_calendar(params.calendar)
+        explanation = explain(
+            model, window, origin_us, calendar, champion.horizon_steps, covariates=panel.covariates_of(own)
+        )
     except ValueError as error:
         raise MetercastError(f"explain: {site}/{meter} at {iso(origin_us)}: {error}") from error
     return Told(site, meter, origin_us, champion, window, explanation)

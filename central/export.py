@@ -23,9 +23,11 @@ from skl2onnx import convert_sklearn, update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType
 from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes
 
+from central.covariates import Covariates, covariate_columns_of
 from central.training import Booster, Regressor, TrainedModel, as_regressor, predict, round_thresholds_down
 from shared.calendars import Calendar
-from shared.features import SCHEMA_HASH, feature_matrix, to_load
+from shared.covariates import covariates_of, schema_hash_of, with_columns
+from shared.features import feature_matrix, to_load
 from shared.manifest import INPUT, OUTPUT, Golden
 
 OPSETS: Final = {"": 15, "ai.onnx.ml": 3}
@@ -69,7 +71,7 @@ def metadata(model: TrainedModel) -> dict[str, str]:
     """Return what travels in the graph's metadata_props and is repeated in the manifest."""
     return {
         "features": json.dumps(list(model.features)),
-        "schema_hash": SCHEMA_HASH,
+        "schema_hash": schema_hash_of(model.covariates),
         "step_s": str(model.step_s),
         "horizon_steps": str(model.horizon_steps),
         "quantiles": json.dumps(list(model.quantiles)),
@@ -112,9 +114,11 @@ class OnnxForecaster:
 
     def __init__(self, onnx_bytes: bytes, *, calendar: Calendar) -> None:
         props = read_metadata(onnx_bytes)
-        if props.get("schema_hash") != SCHEMA_HASH:
+        self._covariates = covariates_of(json.loads(props.get("features", "[]")))
+        schema_hash = schema_hash_of(self._covariates)
+        if props.get("schema_hash") != schema_hash:
             raise ValueError(
-                f"the model's feature schema is {props.get('schema_hash')}, this code computes {SCHEMA_HASH}"
+                f"the model's feature schema is {props.get('schema_hash')}, this code computes {schema_hash}"
             )
         self.step_s = int(props["step_s"])
         self.quantiles: tuple[float, ...] = tuple(json.loads(props["quantiles"]))
@@ -122,11 +126,17 @@ class OnnxForecaster:
         self._session = _session(onnx_bytes)
 
     def __call__(
-        self, windows: NDArray[np.float32], origins_us: NDArray[np.int64], leads: NDArray[np.int64]
+        self,
+        windows: NDArray[np.float32],
+        origins_us: NDArray[np.int64],
+        leads: NDArray[np.int64],
+        covariates: Covariates | None = None,
+        /,
     ) -> NDArray[np.float64]:
-        """Return kW [N, L, Q] for windows [N, W] at origins [N]."""
+        """Return kW [N, L, Q] for windows [N, W] at origins [N], with what the N know ahead."""
         matrix = feature_matrix(windows, origins_us, leads, step_s=self.step_s, calendar=self._calendar)
-        return to_load(run(self._session, matrix.x), matrix)
+        columns = covariate_columns_of(covariates, self._covariates, origins_us, leads)
+        return to_load(run(self._session, with_columns(matrix.x, columns)), matrix)
 
 
 def run(session: onnxruntime.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:

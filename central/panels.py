@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from central.covariates import Covariates, issues_from_record
 from central.dataset import Panel, panel_from_record
 from central.record import Record
 from shared.bindings import Bindings
@@ -32,13 +34,26 @@ def training_panel(params: Params, record: Record, *, version: int, until_us: in
     if not rows.num_rows:
         window = format_duration(params.training.window)
         raise MetercastError(f"train: the record holds no readings in the {window} before {iso(until_us)}")
-    return _panel(params, rows.to_pandas()).until(until_us)
+    panel = _with_covariates(_panel(params, rows.to_pandas()).until(until_us), record)
+    known = panel.covariates
+    if known is None:
+        return panel
+    worth = known.worth_learning(panel.start_us, panel.end_us, panel.step_us)
+    return replace(panel, covariates=worth if worth.names else None)
 
 
 def meter_panel(params: Params, record: Record, site: str, meters: Sequence[str], *, since_us: int) -> Panel | None:
     """Return the panel of some meters of a site from `since_us` on, None when there are no readings."""
     rows = record.readings(site=site, meters=meters, since_us=max(0, since_us), corrected=True)
-    return _panel(params, rows.to_pandas()) if rows.num_rows else None
+    return _with_covariates(_panel(params, rows.to_pandas()), record) if rows.num_rows else None
+
+
+def _with_covariates(panel: Panel, record: Record) -> Panel:
+    """Return the panel with what its sites knew ahead."""
+    issues = issues_from_record(record.covariates())
+    sites = [meter.split("/", 1)[0] for meter in panel.meters]
+    known = Covariates.by_site(issues, sites, panel.step_us)
+    return replace(panel, covariates=known) if known.names else panel
 
 
 def _panel(params: Params, rows: pd.DataFrame) -> Panel:

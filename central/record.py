@@ -6,7 +6,8 @@ Invariants:
   an empty append when no reading came. A crash anywhere and a resend give each row exactly once.
 - A version of `readings` can be read back for as long as the table stands: nothing is vacuumed, no log is expired.
 - Every reader sees one row for each identity, the one received last; all stay in the table. The identity of a reading
-  is (site, meter, ts), of a score (site, meter, valid_at, lead, role), of a dead letter (site, id).
+  is (site, meter, ts), of a score (site, meter, valid_at, lead, role), of a dead letter (site, id),
+  of a covariate's issue (site, name, issued_at, start).
 """
 
 from __future__ import annotations
@@ -153,6 +154,21 @@ class Record:
         return _last_received(rows, ("site", "meter_id", "valid_at", "lead", "role")).sort_by(
             [("valid_at", "ascending"), ("seq", "ascending"), ("row", "ascending")]
         )
+
+    def covariates(self, *, site: str | None = None, since_us: int | None = None) -> pa.Table:
+        """One row for each issue (site, name, issued_at, start), with `issued_us` and `start_us`. Raises RecordError.
+
+        `since_us` leaves out what starts earlier; a record of a version that knew none has none.
+        """
+        since = [] if since_us is None else [pc.field("start") >= _instant(since_us)]
+        if not DeltaTable.is_deltatable(self._path("covariates")):
+            rows = SCHEMAS["covariates"].empty_table()
+        else:
+            rows = self._read("covariates", site=site, conditions=since)
+        rows = _last_received(rows, ("site", "name", "issued_at", "start"))
+        for name, column in (("issued_us", "issued_at"), ("start_us", "start")):
+            rows = rows.append_column(name, rows[column].cast(pa.int64()))
+        return rows
 
     def spans(self) -> pa.Table:
         """`site, meter_id, first, last` of every meter's readings. Raises RecordError."""

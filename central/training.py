@@ -7,7 +7,7 @@ shared/features.py. Deterministic: the same panel, cutoff and recipe give the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from central.dataset import Panel, Sampling, training_rows
 from shared.calendars import Calendar
-from shared.features import FEATURES
+from shared.covariates import covariates_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Recipe:
     leads_per_sample: int = 8
     dropout: float = 0.3
     half_life_days: float | None = None
+    covariate_dropout: float = 0.2  # of samples that know no covariate: so that a site without any is served as well
     seed: int = 7
     num_threads: int = 1  # two threads were ten times slower than one on a loaded two-core machine
 
@@ -62,6 +63,11 @@ class TrainedModel:
     trained_until_us: int
     importances: Mapping[str, float]
 
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Return the covariates it was trained with."""
+        return covariates_of(self.features)
+
 
 def train(
     panel: Panel,
@@ -73,23 +79,30 @@ def train(
     calendar: Calendar = UTC_CALENDAR,
 ) -> TrainedModel:
     """Train on targets that had ended by `until_us`. Raises ValueError when the panel holds nothing to train on."""
-    sampling = Sampling(recipe.rows_cap, recipe.leads_per_sample, horizon_steps, recipe.dropout, recipe.half_life_days)
+    sampling = Sampling(
+        recipe.rows_cap,
+        recipe.leads_per_sample,
+        horizon_steps,
+        recipe.dropout,
+        recipe.half_life_days,
+        recipe.covariate_dropout,
+    )
     rng = np.random.default_rng(recipe.seed)
     rows = training_rows(panel, until_us=until_us, rng=rng, sampling=sampling, calendar=calendar)
     data = lightgbm.Dataset(
-        rows.x, rows.target, weight=rows.weight, feature_name=list(FEATURES), params=_binning(recipe)
+        rows.x, rows.target, weight=rows.weight, feature_name=_plain(panel.features), params=_binning(recipe)
     )
     boosters = tuple(lightgbm.train(_parameters(recipe, q), data, num_boost_round=recipe.trees) for q in quantiles)
     return TrainedModel(
         boosters,
-        FEATURES,
+        panel.features,
         quantiles,
         recipe,
         panel.step_s,
         horizon_steps,
         len(rows.x),
         until_us,
-        _importances(boosters),
+        _importances(boosters, panel.features),
     )
 
 
@@ -176,8 +189,13 @@ def _parameters(recipe: Recipe, quantile: float) -> dict[str, object]:
     }
 
 
-def _importances(boosters: tuple[Booster, ...]) -> dict[str, float]:
+def _plain(features: Sequence[str]) -> list[str]:
+    """Return names that LightGBM takes: it has no colons."""
+    return [name.replace(":", "%3A") for name in features]
+
+
+def _importances(boosters: tuple[Booster, ...], features: tuple[str, ...]) -> dict[str, float]:
     """Return each feature's share of the gain over all quantiles, largest first."""
     gains = np.sum([booster.feature_importance("gain") for booster in boosters], axis=0)
     shares = gains / max(float(gains.sum()), 1e-12)
-    return {FEATURES[i]: float(shares[i]) for i in np.argsort(-shares)}
+    return {features[i]: float(shares[i]) for i in np.argsort(-shares)}

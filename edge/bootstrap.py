@@ -120,7 +120,15 @@ def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
     connection = Connection(
         params.mqtt,
         client_id=f"metercast-edge-{params.site}",
-        filters=[topics.readings, topics.backfills, topics.acked, topics.restore, topics.desired, topics.status],
+        filters=[
+            topics.readings,
+            topics.backfills,
+            topics.covariates,
+            topics.acked,
+            topics.restore,
+            topics.desired,
+            topics.status,
+        ],
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edge.covariates import Key as CovariateKey
+from edge.covariates import Row as CovariateRow
 from edge.forms import Form
 from edge.scoring import Issued
 from edge.window import Ints
@@ -27,6 +29,8 @@ class Changes:
     issued: list[Issued] = field(default_factory=list)
     calibrated: list[tuple[int, Ints]] = field(default_factory=list)  # (source, rows) whose state has moved
     standing: set[int] = field(default_factory=set)
+    covariates: list[CovariateRow] = field(default_factory=list)
+    covariates_dropped: list[CovariateKey] = field(default_factory=list)
     arrivals: dict[int, bytes] = field(default_factory=dict)
     outbox: list[OutboxBatch] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)

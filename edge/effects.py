@@ -23,6 +23,13 @@ class HistoryArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class CovariatesArrived:
+    """A batch of messages from covariates topics; acknowledged like readings."""
+
+    messages: tuple[Incoming, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreArrived:
     """Central gives closed intervals back."""
 
@@ -110,6 +117,7 @@ Event = (
     | GapMade
     | ReadingsArrived
     | HistoryArrived
+    | CovariatesArrived
     | RestoreArrived
     | AckedArrived
     | DesiredArrived

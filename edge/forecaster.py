@@ -13,10 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.covariates import SiteCovariates
 from edge.inference import Predictor
 from shared.baselines import NO_HISTORY, fallback_forecast
 from shared.baselines import RUNGS as FALLBACK_RUNGS
 from shared.calendars import Calendar
+from shared.covariates import Columns, with_columns
 from shared.errors import ModelRefused
 from shared.features import Matrix, feature_matrix, to_load
 
@@ -64,12 +66,15 @@ def forecast(
     plan: Plan,
     champion: Predictor | None,
     challenger: Predictor | None,
+    covariates: SiteCovariates | None = None,
     stood_down: Mapping[int, str] | None = None,
 ) -> Round:
     """Forecast every row of `windows` [N, W] at one origin; the challenger runs on the same features.
 
-    `stood_down`: the rows for which the champion is, and why; it forecasts them too, beside the next rung.
+    Of the site's covariates each model is given those it was trained with. `stood_down`: the rows for which the
+    champion is, and why; it forecasts them too, beside the next rung.
     """
+    known = covariates or SiteCovariates(plan.step_s * 1_000_000)
     history = np.isfinite(windows).sum(axis=1)
     enough = history >= plan.min_history_steps
     failure, modelled = "", np.zeros(len(windows), dtype=bool)
@@ -78,12 +83,13 @@ def forecast(
     if enough.any() and (champion or challenger):
         matrix = _features(windows[enough], origin_us, plan)
         if champion is not None:
-            made, failure = _run(champion, matrix)
+            made, failure = _run(champion, matrix, known.columns(champion.covariates, origin_us, plan.leads))
             load_kw[enough] = made
             modelled[enough] = np.isfinite(made).all(axis=(1, 2))
         if challenger is not None:
             shadow_kw = np.full_like(load_kw, np.nan)
-            shadow_kw[enough], _ = _run(challenger, matrix)
+            extra = known.columns(challenger.covariates, origin_us, plan.leads)
+            shadow_kw[enough], _ = _run(challenger, matrix, extra)
     if stood_down:
         down = np.isin(np.arange(len(windows)), list(stood_down))
         stood_down_kw = np.where(down[:, None, None], load_kw, np.nan)
@@ -104,10 +110,10 @@ def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matri
     return feature_matrix(windows, origins_us, plan.leads, step_s=plan.step_s, calendar=plan.calendar)
 
 
-def _run(model: Predictor, matrix: Matrix) -> tuple[Floats, str]:
+def _run(model: Predictor, matrix: Matrix, columns: Columns) -> tuple[Floats, str]:
     """KW [N, L, Q] and why there is none, if so: a model that fails costs its rung, never the forecast."""
     try:
-        return to_load(model.run(matrix.x), matrix), ""
+        return to_load(model.run(with_columns(matrix.x, columns)), matrix), ""
     except ModelRefused as error:
         shape = (*matrix.base.shape, len(model.manifest.quantiles))
         return np.full(shape, np.nan), str(error)

@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from shared.covariates import covariates_of, schema_hash_of
 from shared.errors import ModelRefused
-from shared.features import FEATURES, SCHEMA_HASH
 from shared.manifest import INPUT, OUTPUT, Golden, Manifest
 
 
@@ -24,6 +24,11 @@ class Predictor:
 
     manifest: Manifest
     session: onnxruntime.InferenceSession
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The covariates it was trained with, whose columns it takes behind the features."""
+        return covariates_of(self.manifest.features)
 
     def run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Quantiles [N, Q] in normalised space of features [N, F]; raises ModelRefused when the model fails to run."""
@@ -52,11 +57,12 @@ def load(artifact: bytes, manifest: Manifest, *, step_s: int, horizon_steps: int
 
 
 def _check_schema(manifest: Manifest, *, step_s: int, horizon_steps: int, quantiles: list[float]) -> None:
-    unknown = sorted(set(manifest.features) - set(FEATURES))
-    if unknown:
-        raise ModelRefused(f"features unknown here: {', '.join(unknown[:5])}")
-    if manifest.features != list(FEATURES) or manifest.schema_hash != SCHEMA_HASH:
-        raise ModelRefused(f"feature schema {manifest.schema_hash} is not this edge's {SCHEMA_HASH}")
+    try:
+        schema_hash = schema_hash_of(covariates_of(manifest.features))
+    except ValueError as error:
+        raise ModelRefused(str(error)) from error
+    if manifest.schema_hash != schema_hash:
+        raise ModelRefused(f"feature schema {manifest.schema_hash} is not this edge's {schema_hash}")
     for name, theirs, ours in (
         ("step_s", manifest.step_s, step_s),
         ("horizon_steps", manifest.horizon_steps, horizon_steps),

@@ -18,6 +18,7 @@ _WIDTH = ("stage", "lead")
 _COUNTERS = {
     "readings": ("metercast_readings", "Readings by what became of them", ("result",)),
     "dead_letters": ("metercast_dead_letters", "Inputs refused with a reason", ()),
+    "covariates": ("metercast_covariates", "Issues of covariates by what became of them", ("result",)),
     "intervals": ("metercast_intervals", "Intervals closed and revised", ("result",)),
     "forecasts": ("metercast_forecasts", "Forecasts by the rung that made them", ("rung",)),
     "superseded": ("metercast_forecasts_superseded", "Origins skipped for a newer one", ()),

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from edge.bounds import Bounds
 from edge.changes import Changes
+from edge.covariates import Bounds as CovariateBounds
 from edge.dialects.native import MAX_PERIOD_US, RefusedItem
 from edge.effects import (
     AckedArrived,
     ChunkArrived,
     Commit,
+    CovariatesArrived,
     DesiredArrived,
     Effect,
     EpochRenewed,
@@ -44,7 +46,7 @@ from edge.intake import Intake, Refused, Taken, touching_closed
 from edge.letters import STRANGERS, Letters, letter_columns
 from edge.meters import NO_INSTANT, Meter
 from edge.models import Models
-from edge.rounds import Counters, RoundMaker
+from edge.rounds import Columns, Counters, RoundMaker
 from edge.site import SiteState
 from edge.siteclock import SiteClock
 from edge.uplink import UplinkLedger
@@ -116,6 +118,8 @@ class Node:
                 return self._on_readings(messages)
             case HistoryArrived(messages):
                 return self._on_history(messages)
+            case CovariatesArrived(messages):
+                return self._on_covariates(messages)
             case Tick(caught_up):
                 return self._on_tick(caught_up=caught_up)
             case ForecastsConfirmed(delivered):
@@ -173,10 +177,29 @@ class Node:
         self.counters["readings", "backfilled"] += len(taken.recorded)
         return self._record(self._filled(filled, by_meter), taken)
 
-    def _record(self, changes: Changes, taken: Taken) -> list[Effect]:
+    def _on_covariates(self, messages: Sequence[Incoming]) -> list[Effect]:
+        """Series known ahead go into the record as they were issued, and are kept while an origin may need them."""
+        limits, clock = self.site.limits, self.clock
+        bounds = CovariateBounds.of(
+            clock.now_us,
+            payload_bytes=self.params.edge.max_payload_bytes,
+            max_ahead_us=limits.max_ahead_us,
+            max_age_us=limits.max_age_us,
+        )
+        taken = self.site.covariates.take(messages, self.topics, bounds, clock.now_us)
+        self.counters["covariates", "recorded"] += len(taken.recorded)
+        self.counters["covariates", "duplicate"] += taken.duplicates
+        if taken.full:
+            self.bounds.reached("covariates", "more values of a covariate than are kept", clock.wall_us)
+        rows = list(self.site.covariates.rows(taken.kept))
+        changes = Changes(covariates=rows, covariates_dropped=taken.dropped)
+        return self._record(changes, Taken(refused=taken.refused), taken.columns(clock.received_us))
+
+    def _record(self, changes: Changes, taken: Taken, covariates: Columns | None = None) -> list[Effect]:
         """Commit what a batch changed, with its record rows and dead letters; then say the letters aloud."""
         letters = self._write_letters(taken.refused)
         kinds = {"readings": taken.columns(self.site), "dead_letters": letter_columns(letters)}
+        kinds["covariates"] = covariates or {}
         changes.outbox += self.uplink.enqueue(kinds, self._at())
         published = [Publish(self.topics.dead_letter, letter.encode()) for letter in letters]
         return [self._commit(changes), *published, *self._make_room()]

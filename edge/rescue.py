@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from edge.covariates import issue_from
 from edge.pages import PAGE_BYTES, Pages, Row, log_of, read_log
 from shared.clock import LATEST_US
 from shared.errors import MessageRefused
@@ -295,8 +296,17 @@ def _is_form(content: Content) -> bool:
     return content["unit"] in UNITS and 0 <= content["kind"] < len(KINDS)
 
 
+def _is_issue(content: Content) -> bool:
+    try:
+        issue_from((content["name"], content["issued_us"], content["start_us"], content["step_us"], content["said"]))
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
     "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
+    "covariates": _is_issue,
     "meters": lambda content: is_id(content["name"]),
     "forms": _is_form,
     "readings": lambda content: bool(0 <= content["ts_us"] < LATEST_US),

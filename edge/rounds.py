@@ -170,7 +170,15 @@ class RoundMaker:
             self._score(fresh[site.issued[fresh] <= number], number, changes, made)
         origin_us = origin * site.step_us
         windows = site.window.before(rows, origin)
-        raw = forecast(windows, origin_us, self._plan, models.champion, models.challenger, self._stood_down(rows))
+        raw = forecast(
+            windows,
+            origin_us,
+            self._plan,
+            models.champion,
+            models.challenger,
+            covariates=site.covariates,
+            stood_down=self._stood_down(rows),
+        )
         result = self._calibrated(raw, rows, load_floor(windows))
         self._measure_width(raw, result)
         self._issue(rows, fresh, origin, result, changes)

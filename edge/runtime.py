@@ -18,6 +18,7 @@ from edge.effects import (
     AckedArrived,
     ChunkArrived,
     Commit,
+    CovariatesArrived,
     DesiredArrived,
     Effect,
     EpochRenewed,
@@ -168,6 +169,9 @@ class Runtime:
         history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
         if history:
             self._handle(HistoryArrived(tuple(history)))
+        covariates = [message for message in others if topics.covariate_of(message.topic) is not None]
+        if covariates:
+            self._handle(CovariatesArrived(tuple(covariates)))
         for message in others:
             if message.topic == topics.status and message.payload:
                 self._require_not_replaced(message)

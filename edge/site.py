@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.calibration import Calibration
+from edge.covariates import SiteCovariates
 from edge.forms import Forms
 from edge.meters import NO_INSTANT, Meter, Meters
 from edge.scoring import Scoreboard
@@ -61,6 +62,7 @@ class SiteState:
         self.scoreboard = scoreboard
         self.calibration = Calibration(scoreboard.leads, params.forecast.quantiles)
         self.standing = Standing()
+        self.covariates = SiteCovariates(self.step_us)
         rows = len(self.window.closed)
         self.issued: NDArray[np.int64] = np.full(rows, NEVER, dtype=np.int64)
         self.delivered: NDArray[np.int64] = self.issued.copy()

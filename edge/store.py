@@ -40,6 +40,7 @@ GAP_METERS_AT_MOST: Final = 5000  # told one by one in a gap entry
 OTHERS: Final = "*"
 LETTERS: Final = "*deadletter"
 UNREADABLE: Final = "*unreadable"
+COVARIATES: Final = "*covariates"
 CHECKPOINT_PAGES: Final = 4000  # 16 MB of log between two checkpoints, each of which waits for the disk
 _TABLES: Final = """
 CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -65,6 +66,12 @@ CREATE TABLE standing(
     champion_kw REAL NOT NULL, naive_kw REAL NOT NULL);
 CREATE TABLE arrivals(mid INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 CREATE TABLE outbox(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+# Tables that states of this schema may lack: they are made at the next start.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS covariates(
+    name TEXT NOT NULL, issued_us INTEGER NOT NULL, start_us INTEGER NOT NULL, step_us INTEGER NOT NULL,
+    said TEXT NOT NULL, PRIMARY KEY(name, issued_us, start_us)) WITHOUT ROWID;
 """
 
 
@@ -100,6 +107,7 @@ class Store:
             self._db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._logged = self._held = 0  # readings in the log, and held when it was last written anew
             self._check_version(folder)
+            self._db.executescript(_ADDED)
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"edge.state_dir {folder}: {error}") from error
 
@@ -177,6 +185,9 @@ class Store:
             self._db.execute("DELETE FROM issued WHERE origin < ?", (_oldest_issued(site),))
         many("INSERT OR REPLACE INTO calibration VALUES(?,?,?,?)", _calibration_rows(changes, site))
         many("INSERT OR REPLACE INTO standing VALUES(?,?,?,?,?,?)", _standing_rows(changes, site))
+        gone = "DELETE FROM covariates WHERE name = ? AND issued_us = ? AND start_us = ?"
+        many(gone, changes.covariates_dropped)  # first: what was let go of may have come again in the same batch
+        many("INSERT OR REPLACE INTO covariates VALUES(?,?,?,?,?)", changes.covariates)
         many("INSERT OR REPLACE INTO outbox VALUES(?, ?)", changes.outbox)
         many("INSERT OR REPLACE INTO arrivals VALUES(?, ?)", changes.arrivals.items())
         many("DELETE FROM outbox WHERE seq = ?", ((seq,) for seq in changes.acked))
@@ -246,6 +257,7 @@ class Store:
                 site.settled_us[meter.row] = meter.settled_us
             for day, lines in groupby(self._db.execute("SELECT * FROM history ORDER BY day"), key=itemgetter(0)):
                 _load_day(site, day, list(lines))
+            site.covariates.load(self._db.execute("SELECT * FROM covariates"))
             rows = self._db.execute("SELECT * FROM issued ORDER BY origin, role")
             for (origin, role), lines in groupby(rows, key=itemgetter(0, 1)):
                 # What lies beyond was issued by a clock that ran ahead, and would take the place of what came before.
@@ -281,7 +293,7 @@ def is_sound(body: bytes) -> bool:
 def create_state(db: sqlite3.Connection) -> None:
     """Make the tables of an empty state, in a new epoch."""
     epoch = f"INSERT INTO facts VALUES('epoch', '{new_epoch()}');"
-    db.executescript(f"BEGIN; {_TABLES} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    db.executescript(f"BEGIN; {_TABLES} {_ADDED} {epoch} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
 
 def _renumber(db: sqlite3.Connection, epoch: str) -> None:
@@ -323,6 +335,7 @@ def _given_up(body: bytes) -> tuple[dict[str, int], list[int]]:
     except MessageRefused:
         return {UNREADABLE: 1}, []
     counts = Counter(kinds.get("readings", {}).get("meter_id", []))
+    counts[COVARIATES] += len(kinds.get("covariates", {}).get("name", []))
     counts[LETTERS] += sum(kinds.get("dead_letters", {}).get("count", []))
     gaps = kinds.get("gaps", {})
     for meter, readings in zip(gaps.get("meter_id", []), gaps.get("readings", []), strict=True):

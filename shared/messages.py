@@ -42,6 +42,8 @@ SCORE_COLUMNS: Final = (
     "naive_kw",
 )
 DEAD_LETTER_COLUMNS: Final = ("id", "topic", "payload", "payload_b64", "reason", "received_us", "count")
+# An issue of a covariate a row; `values` is a list, null where nothing is said.
+COVARIATE_COLUMNS: Final = ("name", "issued_us", "start_us", "step_s", "values", "unit", "received_us")
 EVENT_COLUMNS: Final = ("at_us", "event", "detail")
 # What a full outbox gave up, a row a meter; the batch that carries it is number `to_seq` and stands for the range.
 GAP_COLUMNS: Final = ("from_seq", "to_seq", "meter_id", "readings", "reason", "at_us")

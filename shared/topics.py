@@ -82,6 +82,15 @@ class SiteTopics:
         return self._of("backfill", meter)
 
     @property
+    def covariates(self) -> str:
+        """Filter of all series known ahead."""
+        return self._of("covariates", "+")
+
+    def covariate(self, name: str) -> str:
+        """Where the latest issue of a series known ahead is retained, by whoever makes it."""
+        return self._of("covariates", name)
+
+    @property
     def restore(self) -> str:
         """Closed intervals from central, for an edge that begins with an empty state."""
         return self._of("restore")
@@ -112,6 +121,11 @@ class SiteTopics:
     def backfilled_meter_of(self, topic: str) -> str | None:
         """The meter level of a backfill topic of this site, or None."""
         prefix = self._of("backfill", "")
+        return topic[len(prefix) :] if topic.startswith(prefix) else None
+
+    def covariate_of(self, topic: str) -> str | None:
+        """The name level of a covariate's topic of this site, or None."""
+        prefix = self._of("covariates", "")
         return topic[len(prefix) :] if topic.startswith(prefix) else None
 
 

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from central.dataset import panel_from_file
+from central.covariates import Covariates, covariate_columns_of
+from central.dataset import Floats, Panel, panel_from_file
 from central.evaluation import all_pairs
 from central.export import golden_rows, to_onnx
 from central.training import Recipe, train
 from shared.calendars import Calendar
+from shared.clock import DAY_US, HOUR_US
+from shared.covariates import Issue, schema_hash_of, with_columns
 from shared.features import FEATURES, SCHEMA_HASH, feature_matrix
 from shared.manifest import Golden, Manifest, pack
 
 HOUSEHOLDS = Path(__file__).parents[1] / "demo" / "data" / "london_households.parquet"
-DAY_US = 86_400_000_000
 
 
 @cache
@@ -65,3 +67,46 @@ def small_manifest(version: int = 1, seed: int = 1, trees: int = 10, **claims: A
     """A true manifest of the small model, and its chunks."""
     artifact, golden = small_model(seed, trees)
     return manifest_of(artifact, golden, version, **claims), pack(artifact)[1]
+
+
+DRIVEN_BY = "warmth"
+
+
+def driver(start_us: int, hours: int) -> Floats:
+    """A series that changes from day to day as weather does, the same at an instant whatever the start."""
+    hour = start_us // HOUR_US + np.arange(hours)
+    return np.sin(hour / 7.3) + np.sin(hour / 23.1 + 1) + np.sin(hour / 61.7 + 2)
+
+
+def driven_load(start_us: int, hours: int, scale_kw: float = 1.0) -> Floats:
+    """The load of a meter that follows the driver on top of a day's shape: kW, never negative."""
+    hour = start_us // HOUR_US + np.arange(hours)
+    return scale_kw * (5 + np.sin(2 * np.pi * hour / 24) + driver(start_us, hours))
+
+
+def driven_panel(days: int = 60, meters: int = 4, *, told: bool = True) -> Panel:
+    """Meters that follow the driver, with its perfect forecast or without."""
+    start_us, hours = 20_000 * DAY_US, 24 * days
+    load_kw = np.stack([driven_load(start_us, hours, 1.0 + number) for number in range(meters)])
+    load_kw += np.random.default_rng(3).normal(0, 0.05, load_kw.shape)
+    issue = Issue(DRIVEN_BY, 0, start_us, HOUR_US, driver(start_us, hours))
+    known = Covariates.by_site({"": [issue]}, [""] * meters, HOUR_US)
+    return Panel(
+        [f"m{number}" for number in range(meters)], start_us, 3600, load_kw, covariates=known if told else None
+    )
+
+
+@cache
+def driven_model() -> tuple[bytes, Golden, tuple[str, ...], str]:
+    """A graph trained with the driver, its golden rows, features and schema hash."""
+    panel = driven_panel()
+    model = train(panel, until_us=panel.end_us, recipe=Recipe(trees=40, rows_cap=8_000, covariate_dropout=0.2))
+    artifact = to_onnx(model)
+    meters, origins_us = all_pairs(panel, np.array([panel.end_us - 2 * DAY_US]))
+    leads = np.arange(1, 49)
+    x = feature_matrix(panel.windows(meters, origins_us), origins_us, leads, calendar=Calendar()).x
+    columns = covariate_columns_of(panel.covariates_of(meters), model.covariates, origins_us, leads)
+    inputs, outputs = golden_rows(artifact, with_columns(x, columns), n=8)
+    cells = [[None if np.isnan(cell) else float(cell) for cell in row] for row in inputs]
+    golden = Golden(inputs=cells, outputs=outputs.astype(float).tolist())
+    return artifact, golden, model.features, schema_hash_of(model.covariates)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.covariates import Covariate
 from shared.errors import MessageRefused
 from shared.manifest import Golden, Manifest
 from shared.messages import (
@@ -112,6 +113,13 @@ MESSAGES: dict[str, Message] = {
         parts=2,
         step_s=3600,
         meters={"m1": RestoredMeter(first="2026-01-05T00:00:00Z", load_kw=[0.5, None, 1.25])},
+    ),
+    "covariate": Covariate(
+        issued_at="2026-01-05T06:00:00Z",
+        start="2026-01-05T10:00:00Z",
+        step="1h",
+        values=[-1.5, None, 0.25],
+        unit="°C",
     ),
     "drift": Drift(
         site="plant-7",

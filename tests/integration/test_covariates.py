@@ -1,0 +1,80 @@
+"""Covariates through the whole of it: published to a real broker, taken by the edge, recorded, trained with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from central.record import Record
+from central.trainings import results_in
+from shared.clock import HOUR_US, iso
+from shared.covariates import column_names
+from shared.features import FEATURES
+from shared.messages import COVARIATE_COLUMNS, Uplink, columns_of
+from tests.conftest import Broker
+from tests.integration.edge_process import SITE, START_US, EdgeProcess, Watcher, origin, reading, wait_for
+from tests.integration.test_central_record import Central
+from tests.integration.test_central_training import DAYS, central, fill
+from tests.integration.test_central_training import START_US as FILLED_FROM_US
+
+
+def _publish(watcher: Watcher, name: str, content: bytes) -> None:
+    delivery = watcher.connection.publish(f"metercast/{SITE}/covariates/{name}", content, retain=True)
+    wait_for(lambda: delivery.done, f"the broker to take {name}")
+
+
+@pytest.mark.timeout(120)
+def test_what_is_published_ahead_is_in_the_record_though_the_edge_is_killed(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "central").mkdir()
+    said = {"start": iso(START_US), "step": "1h", "values": [20.5, None, -3.0], "unit": "°C"}
+    edge, hub, watcher = EdgeProcess(tmp_path / "edge", broker.port), Central(broker, tmp_path / "central"), None
+    hub.start()
+    try:
+        watcher = Watcher(broker.port)
+        _publish(
+            watcher, "before", json.dumps(said | {"issued_at": iso(START_US)}).encode()
+        )  # retained: nobody is here
+        edge.start()
+        watcher.send("m1", reading(0, 1.0))
+        for hour in (1, 2):
+            _publish(watcher, "temperature", json.dumps(said | {"issued_at": origin(hour)}).encode())
+        _publish(watcher, "temperature", b"not json")
+        watcher.wait("deadletter", lambda seen: "covariates/temperature" in seen[-1]["topic"], "the dead letter")
+        edge.kill()
+        edge.start()
+        watcher.send("m1", reading(1, 1.0))
+        watcher.wait("status", lambda seen: seen[-1]["outbox"] == 0 and seen[-1]["watermark"] == origin(1), "acks")
+    finally:
+        edge.kill()
+        hub.end()
+        if watcher is not None:
+            watcher.connection.stop()
+    rows = Record(str(tmp_path / "central" / "record")).covariates(site=SITE)
+    held = [(row["name"], iso(row["issued_us"]), row["values"], row["unit"]) for row in rows.to_pylist()]
+    assert held == [
+        ("before", origin(0), [20.5, None, -3.0], "°C"),
+        ("temperature", origin(1), [20.5, None, -3.0], "°C"),
+        ("temperature", origin(2), [20.5, None, -3.0], "°C"),
+    ]
+
+
+@pytest.mark.timeout(120)
+def test_a_training_from_a_record_with_covariates_makes_a_model_that_names_them(tmp_path: Path) -> None:
+    record = Record(str(tmp_path / "record"))
+    fill(record)
+    warmth = np.sin(np.arange(DAYS * 24) / 9).round(3).tolist()
+    rows = [("warmth", FILLED_FROM_US, FILLED_FROM_US, 3600.0, warmth, "", FILLED_FROM_US)]
+    rows += [("seldom", FILLED_FROM_US, FILLED_FROM_US, 3600.0, [1.0], "", FILLED_FROM_US)]
+    kinds = {"covariates": columns_of(COVARIATE_COLUMNS, rows)}
+    at = iso(FILLED_FROM_US + DAYS * 24 * HOUR_US)
+    record.append([Uplink(site="s", epoch="other", seq=1, at=at, kinds=kinds)])
+    done = central(tmp_path, "train")
+    assert done.returncode == 0, done.stderr
+    ((_, result),) = list(results_in(tmp_path / "trainings"))
+    assert result.outcome == "accepted"
+    assert result.manifest is not None
+    assert result.manifest.features == [*FEATURES, *column_names(("warmth",))]
+    assert len(result.manifest.golden.inputs[0]) == len(FEATURES) + 3
