@@ -1,7 +1,7 @@
 """`forecasts_per_core` and `onnx_share`: whole 48-hour forecasts of the real core on one thread; ONNX's share of that.
 
-A round is what `Tick`s of the node do once all meters have closed an hour: features, model, scores, calibration, encoded
-messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
+A round is what `Tick`s of the node do once all meters have closed an hour: features, model, scores, calibration and
+the encoded messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
 """
 
 from __future__ import annotations
