@@ -21,7 +21,7 @@ from edge.window import FIRST_ROWS, grown
 
 HALF_LIFE_S: Final = 7 * 86_400
 ENOUGH: Final = 0.75  # of the evidence there can be: two half-lives of scores
-DOWN_ABOVE: Final = 1.05  # times the error of seasonal naive
+DOWN_ABOVE: Final = 1.1  # times the error of seasonal naive
 BACK_BELOW: Final = 1.0
 
 # Of one meter: the champion's version, its verdict, how many intervals count, and both sums of errors in kW.

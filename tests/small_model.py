@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,16 +22,18 @@ from shared.features import FEATURES, SCHEMA_HASH, feature_matrix
 from shared.manifest import Golden, Manifest, pack
 
 HOUSEHOLDS = Path(__file__).parents[1] / "demo" / "data" / "london_households.parquet"
+SAID_QUANTILES = (0.1, 0.5, 0.9)
 
 
 @cache
-def small_model(seed: int = 1, trees: int = 10) -> tuple[bytes, Golden]:
-    """An ONNX graph of few trees, and its golden rows."""
+def small_model(seed: int = 1, trees: int = 10, quantiles: tuple[float, ...] = SAID_QUANTILES) -> tuple[bytes, Golden]:
+    """An ONNX graph of few trees, and its golden rows; trained for other `quantiles` than it says, it misleads."""
     panel = panel_from_file(HOUSEHOLDS, aggregate="sum")
     until_us = panel.start_us + 42 * DAY_US
     calendar = Calendar("Europe/London", "GB")
     recipe = Recipe(trees=trees, rows_cap=6_000, seed=seed)
-    artifact = to_onnx(train(panel.until(until_us), until_us=until_us, recipe=recipe, calendar=calendar))
+    trained = train(panel.until(until_us), until_us=until_us, quantiles=quantiles, recipe=recipe, calendar=calendar)
+    artifact = to_onnx(replace(trained, quantiles=SAID_QUANTILES))
     meters, origins_us = all_pairs(panel, np.array([until_us]))
     rows = feature_matrix(panel.windows(meters, origins_us), origins_us, np.arange(1, 49), calendar=calendar).x
     inputs, outputs = golden_rows(artifact, rows, n=8)
@@ -54,7 +57,7 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
         "schema_hash": SCHEMA_HASH,
         "step_s": 3600,
         "horizon_steps": 48,
-        "quantiles": [0.1, 0.5, 0.9],
+        "quantiles": list(SAID_QUANTILES),
         "golden": rows,
         "reason": "test",
         "run_id": "run",

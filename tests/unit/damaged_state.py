@@ -85,6 +85,10 @@ def _fill(db: sqlite3.Connection, days: range, chance: random.Random) -> None:
         )
         issued = [(500_000 + day, 0, m, chance.randbytes(48), 1, 3) for m in range(METERS)]
         db.executemany("INSERT INTO issued VALUES(?,?,?,?,?,?)", issued)
+        states = [(0, m, 4, chance.randbytes(32)) for m in range(METERS)]
+        db.executemany("INSERT OR REPLACE INTO calibration VALUES(?,?,?,?)", states)
+        records = [(m, 3, m % 2, day + 0.5, chance.random(), chance.random()) for m in range(METERS)]
+        db.executemany("INSERT OR REPLACE INTO standing VALUES(?,?,?,?,?,?)", records)
         db.execute("INSERT INTO arrivals VALUES(?,?)", (day + 1, chance.randbytes(16)))
         last = FIRST_SEQ + BATCHES - 1
         seqs = range(1 + day * last // DAYS, 1 + (day + 1) * last // DAYS)
@@ -107,6 +111,10 @@ def rows_of(path: Path) -> Rows:
             ),
             "history": set(db.execute("SELECT name, day, load_kw FROM history, meters WHERE meter = row")),
             "issued": set(db.execute("SELECT name, role, origin, spread_kw FROM issued, meters WHERE meter = row")),
+            "calibration": set(db.execute("SELECT name, source, state FROM calibration, meters WHERE meter = row")),
+            "standing": set(
+                db.execute("SELECT name, down, evidence, champion_kw, naive_kw FROM standing, meters WHERE meter = row")
+            ),
             "arrivals": set(db.execute("SELECT mid, digest FROM arrivals")),
             "outbox": {(seq, _content(body)) for seq, body in db.execute("SELECT seq, body FROM outbox")},
         }

@@ -15,7 +15,7 @@ import pytest
 from edge import salvage
 from edge.pages import PAGE_BYTES, Pages, log_of, read_log
 from edge.salvage import DATABASE, QUARANTINES_AT_MOST, Rescue, examine, open_or_rescue
-from edge.store import Store
+from edge.store import SCHEMA_VERSION, Store
 from shared.clock import HOUR_US, iso
 from shared.errors import StateError
 from tests.unit import damaged_state
@@ -314,10 +314,10 @@ def test_a_version_number_that_was_never_one_is_damage(states: dict[bool, tuple[
         db.execute("PRAGMA user_version=65538")
     assert examine(folder / DATABASE) == "schema version 65538 was never one"
     with closing(sqlite3.connect(folder / DATABASE)) as db:
-        db.execute("PRAGMA user_version=3")
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     mended = opened(folder)
     assert mended is not None
-    assert mended.reason == ("schema version 3 with the tables of version 2")
+    assert mended.reason == f"schema version {SCHEMA_VERSION + 1} with the tables of version {SCHEMA_VERSION}"
     assert mended.lost_batches == ()
 
 
