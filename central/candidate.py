@@ -40,8 +40,8 @@ from central.training import Recipe, TrainedModel, train
 from central.trainings import FLEET, Reason, Result
 from shared.bindings import Bindings
 from shared.calendars import site_calendar
-from shared.clock import HOUR_US, duration_us, format_duration, iso, to_us
-from shared.covariates import schema_hash_of, with_columns
+from shared.clock import DAY_US, HOUR_US, duration_us, format_duration, iso, to_us
+from shared.covariates import MAX_REACH_US, schema_hash_of, with_columns
 from shared.errors import MetercastError
 from shared.features import feature_matrix
 from shared.grid import GridRules
@@ -57,6 +57,7 @@ MODEL_FILE: Final = "model/model.onnx"
 HOLDOUT_SPACING_H: Final = 7  # no divisor of a day, so that origins fall on all hours
 EXPIRES_AFTER: Final = timedelta(days=90)
 PROOF_WINDOWS: Final = 64
+LOOKED_BACK_US: Final = MAX_REACH_US + 8 * DAY_US  # no issue that starts earlier says anything of a week before
 LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 48))
 
 
@@ -165,7 +166,7 @@ class Workshop:
 
     def _with_covariates(self, panel: Panel) -> Panel:
         """The panel with what its sites knew ahead, where that is enough to learn from."""
-        issues = issues_from_record(self._record.covariates())
+        issues = issues_from_record(self._record.covariates(since_us=max(0, panel.start_us - LOOKED_BACK_US)))
         sites = [meter.split("/", 1)[0] for meter in panel.meters]
         known = Covariates.by_site(issues, sites, panel.step_us)
         known = known.worth_learning(panel.start_us, panel.end_us, panel.step_us)
