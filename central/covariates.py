@@ -100,11 +100,13 @@ def issues_from_record(rows: pa.Table) -> dict[str, list[Issue]]:
     issues: dict[str, list[Issue]] = {}
     for row in rows.to_pylist():
         values = np.array([np.nan if value is None else value for value in row["values"]], dtype=np.float64)
-        step_us = round(row["step_s"] * SECOND_US)
-        issue = Issue(row["name"], row["issued_us"], row["start_us"], step_us, values, row["unit"] or "")
         try:
+            step_us = round(row["step_s"] * SECOND_US)
+            issue = Issue(row["name"], row["issued_us"], row["start_us"], step_us, values, row["unit"] or "")
             check_issue(issue)
-        except ValueError:  # an edge of another version took it
+        except (ValueError, OverflowError):  # an edge of another version took it
+            continue
+        if not is_covariate_name(issue.name):
             continue
         issues.setdefault(row["site"], []).append(issue)
     return issues

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import pandas as pd
 
@@ -11,10 +12,13 @@ from central.covariates import Covariates, issues_from_record
 from central.dataset import Panel, panel_from_record
 from central.record import Record
 from shared.bindings import Bindings
-from shared.clock import duration_us, format_duration, iso, to_us
+from shared.clock import DAY_US, duration_us, format_duration, iso, to_us
+from shared.covariates import MAX_REACH_US
 from shared.errors import MetercastError
 from shared.grid import GridRules
 from shared.params import Params
+
+LOOKED_BACK_US: Final = MAX_REACH_US + 8 * DAY_US  # no issue that starts earlier says anything of a week before
 
 
 def newest_us(params: Params, record: Record) -> int:
@@ -50,7 +54,7 @@ def meter_panel(params: Params, record: Record, site: str, meters: Sequence[str]
 
 def _with_covariates(panel: Panel, record: Record) -> Panel:
     """Return the panel with what its sites knew ahead."""
-    issues = issues_from_record(record.covariates())
+    issues = issues_from_record(record.covariates(since_us=max(0, panel.start_us - LOOKED_BACK_US)))
     sites = [meter.split("/", 1)[0] for meter in panel.meters]
     known = Covariates.by_site(issues, sites, panel.step_us)
     return replace(panel, covariates=known) if known.names else panel

@@ -240,9 +240,16 @@ scalars = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_columns_come_no_row_is_lost_and_nothing_raises(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["readings", "scores", "dead_letters", "events", "gaps", "new"]))
+    kind = data.draw(st.sampled_from(["readings", "scores", "dead_letters", "events", "gaps", "covariates", "new"]))
     good = readings(("m", 0, 1.0), ("m", 1, 1.0))
-    names = data.draw(st.lists(st.sampled_from([*good, "lead", "role", "id", "reason", "x"]), unique=True))
+    names = data.draw(
+        st.lists(
+            st.sampled_from(
+                [*good, "lead", "role", "id", "reason", "name", "issued_us", "start_us", "step_s", "values", "x"]
+            ),
+            unique=True,
+        )
+    )
     columns = {name: data.draw(st.lists(scalars, min_size=2, max_size=2)) for name in names}
     tables = tables_of([uplink(1).model_copy(update={"kinds": {kind: columns}})])
     assert sum(1 if name == "other" else table.num_rows // 2 for name, table in tables.items()) == bool(names)

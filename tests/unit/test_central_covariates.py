@@ -124,7 +124,8 @@ def test_columns_that_do_not_fit_stay_in_the_record_as_json(tmp_path: Path) -> N
 def test_what_an_edge_of_another_version_took_and_is_no_issue_here_is_left_out() -> None:
     row = {"site": "a", "name": "sun", "issued_us": START_US, "start_us": START_US + 7, "step_s": 3600.0,
            "values": [1.0], "unit": ""}  # fmt: skip
-    assert issues_from_record(pa.Table.from_pylist([row])) == {}
+    for wrong in ({}, {"step_s": 1e305}, {"start_us": START_US, "name": "a b"}, {"start_us": START_US, "step_s": 7.0}):
+        assert issues_from_record(pa.Table.from_pylist([row | wrong])) == {}
     assert list(issues_from_record(pa.Table.from_pylist([row | {"start_us": START_US}]))) == ["a"]
 
 
