@@ -48,7 +48,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         for axes, label in zip(grid[-1], ("lead, h", "week", "days since the change"), strict=True):
             axes.set_xlabel(label)
         grid[0][0].legend(loc="lower right", frameon=False, ncols=2)
-        figure.savefig(path, dpi=90)
+        figure.savefig(path, dpi=66)
 
 
 def _by_lead(axes: Axes, outcome: Outcome) -> None:

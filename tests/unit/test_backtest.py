@@ -136,3 +136,16 @@ def test_a_file_too_short_for_its_origins_is_refused_in_a_sentence(tmp_path: Pat
     path.write_text("meter_id,ts,value\na,2013-01-01T00:00:00Z,1\na,2013-01-01T01:00:00Z,2\n")
     with pytest.raises(DataFileError, match="too short for 8 origins"):
         backtest(BacktestOptions(path))
+
+
+def test_calibration_moves_the_interval_and_leaves_the_median(result: dict[str, Any]) -> None:
+    assert result["overall"]["coverage_80"] != result["overall"]["coverage_80_raw"]
+    assert abs(result["overall"]["coverage_80"] - 0.8) < 0.12
+
+
+def test_with_too_little_before_the_first_origin_calibration_begins_there(tmp_path: Path) -> None:
+    hours = pd.date_range("2013-01-01", periods=4 * 24, freq="h", tz="UTC")
+    rows = pd.DataFrame({"meter_id": "a", "ts": hours, "value": 1.0 + np.arange(len(hours)) % 24})
+    rows.to_parquet(path := tmp_path / "days.parquet")
+    made = backtest(BacktestOptions(path, origins=2, spacing_h=24, horizon_h=24), Recipe(trees=2, rows_cap=500))
+    assert math.isfinite(made["overall"]["coverage_80"])

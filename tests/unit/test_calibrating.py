@@ -1,0 +1,86 @@
+"""Calibration replayed over a panel: in the order of the edge's rounds, on nothing but what was known."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from central.calibrating import Hindcast, Stretch, calibrated_windows, hindcast, states_by_origin
+from central.dataset import Panel
+from central.evaluation import Forecaster, judged_windows
+from shared.calibration import fresh, learned, log_factors
+
+KNOTS = (1, 6)
+QUANTILES = (0.1, 0.5, 0.9)
+HOUR_US = 3_600_000_000
+
+
+def says(low: float, high: float) -> Forecaster:
+    """A forecaster that says the same of every interval."""
+
+    def forecast(windows: NDArray[np.float32], _: NDArray[np.int64], leads: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.tile([low, (low + high) / 2, high], (len(windows), len(leads), 1))
+
+    return forecast
+
+
+@pytest.fixture
+def panel() -> Panel:
+    return Panel(["a", "b"], 0, 3600, np.random.default_rng(1).normal(5.0, 2.0, (2, 400)))
+
+
+def raw_of(panel: Panel, begin: int = 100, end: int = 400) -> Hindcast:
+    begins, ends = np.array([begin, begin]), np.array([end, end])
+    return hindcast(panel, [Stretch(says(4.5, 5.5), begins, ends)], KNOTS, QUANTILES)
+
+
+def test_states_know_nothing_at_or_after_their_origin(panel: Panel) -> None:
+    load_kw = panel.load_kw.copy()
+    load_kw[:, 250:] = 99.0
+    other = Panel(panel.meters, 0, 3600, load_kw)
+    was, now = (states_by_origin(p, raw_of(panel)) for p in (panel, other))
+    assert np.array_equal(was[:, : 250 - 100 + 1], now[:, : 250 - 100 + 1])
+    assert not np.array_equal(was[:, 250 - 100 + 2], now[:, 250 - 100 + 2])
+
+
+def test_a_lead_is_first_learned_from_when_its_interval_has_ended(panel: Panel) -> None:
+    states = states_by_origin(panel, raw_of(panel))
+    assert np.array_equal(states[:, 0], fresh(2, 2))
+    assert (states[:, 1, 0] != 0).any()
+    assert not states[:, 5, 1].any()
+    assert (states[:, 6, 1] != 0).any()
+    by_hand = learned(fresh(2, 2)[:, 1], panel.load_kw[:, 105], np.tile([4.5, 5.0, 5.5], (2, 1)), outer=(0.1, 0.9))
+    assert np.array_equal(states[:, 6, 1], by_hand)
+
+
+def test_where_nothing_was_forecast_nothing_is_learned(panel: Panel) -> None:
+    stretch = Stretch(says(4.5, 5.5), np.array([100, 200]), np.array([400, 400]))
+    states = states_by_origin(panel, hindcast(panel, [stretch], KNOTS, QUANTILES))
+    assert not states[1, :101].any()
+    assert states[1, 101, 0].any()
+
+
+def test_states_are_carried_over_from_one_model_to_the_next(panel: Panel) -> None:
+    begins, swap, ends = np.array([100, 100]), np.array([250, 300]), np.array([400, 400])
+    stretches = [Stretch(says(4.0, 6.0), swap, ends), Stretch(says(4.5, 5.5), begins, swap)]
+    raw = hindcast(panel, stretches, KNOTS, QUANTILES)
+    assert raw.spread_kw[0, [149, 150], 0, 0].tolist() == [4.5, 4.0]
+    assert raw.spread_kw[1, [199, 200], 0, 0].tolist() == [4.5, 4.0]
+    states = states_by_origin(panel, raw)
+    assert np.abs(log_factors(states[:, 151]) - log_factors(states[:, 149])).max() < 0.2
+    assert log_factors(states[:, 151]).min() > 0.1  # too narrow before, and still held to be
+
+
+def test_judged_windows_come_out_nearer_to_nominal(panel: Panel) -> None:
+    origins_us = np.arange(300, 394, dtype=np.int64) * HOUR_US
+    meters = np.repeat(np.arange(2), len(origins_us))
+    windows = judged_windows(panel, meters, np.tile(origins_us, 2), horizon_steps=6)
+    forecast = np.tile([4.0, 5.0, 6.0], (len(windows), 6, 1))
+    begins, ends = np.array([31, 31]), np.array([400, 400])
+    raw = hindcast(panel, [Stretch(says(4.0, 6.0), begins, ends)], KNOTS, QUANTILES)
+    moved = calibrated_windows(panel, windows, forecast, raw, QUANTILES)
+
+    def covered(f: NDArray[np.float64]) -> float:
+        return float(((f[..., 0] <= windows.actual) & (windows.actual <= f[..., 2])).mean())
+
+    assert np.array_equal(moved[..., 1], forecast[..., 1])
+    assert 0.8 - covered(moved) < 0.6 * (0.8 - covered(forecast))
