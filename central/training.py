@@ -15,7 +15,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Sampling, training_rows
+from central.dataset import Panel, Rows, Sampling, training_rows
 from shared.calendars import Calendar
 from shared.features import FEATURES
 
@@ -76,6 +76,15 @@ def train(
     sampling = Sampling(recipe.rows_cap, recipe.leads_per_sample, horizon_steps, recipe.dropout, recipe.half_life_days)
     rng = np.random.default_rng(recipe.seed)
     rows = training_rows(panel, until_us=until_us, rng=rng, sampling=sampling, calendar=calendar)
+    return fit(
+        rows, until_us=until_us, step_s=panel.step_s, quantiles=quantiles, horizon_steps=horizon_steps, recipe=recipe
+    )
+
+
+def fit(
+    rows: Rows, *, until_us: int, step_s: int, quantiles: tuple[float, ...], horizon_steps: int, recipe: Recipe
+) -> TrainedModel:
+    """Train on rows made elsewhere, of any number of panels; all targets had ended by `until_us`."""
     data = lightgbm.Dataset(
         rows.x, rows.target, weight=rows.weight, feature_name=list(FEATURES), params=_binning(recipe)
     )
@@ -85,7 +94,7 @@ def train(
         FEATURES,
         quantiles,
         recipe,
-        panel.step_s,
+        step_s,
         horizon_steps,
         len(rows.x),
         until_us,

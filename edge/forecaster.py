@@ -1,4 +1,4 @@
-"""The ladder: who forecasts a meter at an origin. Champion, else seasonal naive by week, by day, else flat.
+"""The ladder: who forecasts a meter at an origin. Champion, else the starter, else a simple rule (shared/baselines.py).
 
 Invariants: a meter with any finite value in its window gets a finite forecast; the rung and the reason it was needed
 are in the result; a forecast uses intervals before the origin only.
@@ -6,7 +6,6 @@ are in the result; a forecast uses intervals before the origin only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,14 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.inference import Predictor
+from edge.starter import Starter
 from shared.baselines import NO_HISTORY, fallback_forecast
-from shared.baselines import RUNGS as FALLBACK_RUNGS
+from shared.baselines import RUNGS as SIMPLE_RUNGS
 from shared.calendars import Calendar
 from shared.errors import ModelRefused
 from shared.features import Matrix, feature_matrix, to_load
 
 CHAMPION: Final = "champion"
-RUNGS: Final = (CHAMPION, *FALLBACK_RUNGS)
+STARTER: Final = "starter"
+# Kept on disk and in scores as indices into this, which is no order: only ever append, one place for the starter.
+RUNGS: Final = (CHAMPION, *SIMPLE_RUNGS, STARTER)
+STARTER_CODE: Final = RUNGS.index(STARTER)
+
+_NO_NUMBER: Final = "gave no number"
+_THE_STARTER: Final = ": the starter"
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,6 +66,7 @@ def forecast(
     plan: Plan,
     champion: Predictor | None,
     challenger: Predictor | None,
+    starter: Starter | None = None,
 ) -> Round:
     """Forecast every row of `windows` [N, W] at one origin; the challenger runs on the same features."""
     history = np.isfinite(windows).sum(axis=1)
@@ -77,12 +84,41 @@ def forecast(
             shadow_kw = np.full_like(load_kw, np.nan)
             shadow_kw[enough], _ = _run(challenger, matrix)
     rung = np.zeros(len(windows), dtype=np.int8)
+    reasons = np.full(len(windows), "", dtype=object)
     if not modelled.all():
         below = ~modelled
-        load_kw[below], codes = fallback_forecast(windows[below], plan.leads, plan.quantiles, step_s=plan.step_s)
-        rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
-    reasons = _reasons(modelled, enough, champion, failure, plan)
-    return Round(load_kw, rung, reasons, history, shadow_kw)
+        because = _without_champion(enough[below], champion, failure, plan)
+        lower = _below_champion(windows[below], history[below], origin_us, plan, starter)
+        load_kw[below], rung[below] = lower[:2]
+        reasons[below] = [f"{first}{then}" for first, then in zip(because, lower[2], strict=True)]
+    return Round(load_kw, rung, tuple(reasons), history, shadow_kw)
+
+
+def _below_champion(
+    windows: NDArray[np.float32], history: Ints, origin_us: int, plan: Plan, starter: Starter | None
+) -> tuple[Floats, NDArray[np.int8], list[str]]:
+    """Return kW [N, L, Q], rung [N] and what the reason goes on with, of meters that no champion served."""
+    origins_us = np.full(len(windows), origin_us, dtype=np.int64)
+    load_kw, codes = fallback_forecast(
+        windows, origins_us, plan.leads, plan.quantiles, calendar=plan.calendar, step_s=plan.step_s
+    )
+    rung = np.where(codes == NO_HISTORY, -1, codes + 1).astype(np.int8)
+    if starter is None:
+        return load_kw, rung, [""] * len(windows)
+    known = history >= starter.min_history_steps
+    served, failure = np.zeros(len(windows), dtype=bool), ""
+    if known.any():
+        made, failure = _start(starter, _features(windows[known], origin_us, plan), plan)
+        served[known] = np.isfinite(made).all(axis=(1, 2))
+        load_kw[served] = made[served[known]]
+        rung[served] = STARTER_CODE
+    hours = starter.min_history_steps * plan.step_s / 3600
+    short, dumb = f", and less than the {hours:g} h the starter needs", f", and the starter {failure or _NO_NUMBER}"
+    return (
+        load_kw,
+        rung,
+        [_THE_STARTER if ok else dumb if long else short for ok, long in zip(served, known, strict=True)],
+    )
 
 
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:
@@ -99,14 +135,18 @@ def _run(model: Predictor, matrix: Matrix) -> tuple[Floats, str]:
         return np.full(shape, np.nan), str(error)
 
 
-def _reasons(
-    modelled: NDArray[np.bool_], enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan
-) -> tuple[str, ...]:
+def _start(starter: Starter, matrix: Matrix, plan: Plan) -> tuple[Floats, str]:
+    """KW [N, L, Q] of the starter and why there is none, if so."""
+    try:
+        return starter.forecast(matrix, plan.quantiles), ""
+    except ModelRefused as error:
+        return np.full((*matrix.base.shape, len(plan.quantiles)), np.nan), f"failed: {error}"
+
+
+def _without_champion(enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan) -> list[str]:
+    """Say of each meter why no champion served it."""
+    if champion is None:
+        return ["no model of this site yet"] * len(enough)
     hours = plan.min_history_steps * plan.step_s / 3600
-    because: Sequence[str] = (
-        "no model yet" if champion is None else f"model {champion.manifest.version}: {failure or 'gave no number'}",
-        f"less than {hours:g} h of history",
-    )
-    return tuple(
-        "" if ok else because[0 if long or champion is None else 1] for ok, long in zip(modelled, enough, strict=True)
-    )
+    failed, short = f"model {champion.manifest.version}: {failure or _NO_NUMBER}", f"less than {hours:g} h of history"
+    return [failed if long else short for long in enough]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edge.changes import Changes
 from edge.effects import Publish
-from edge.forecaster import RUNGS, Plan, Round, forecast
+from edge.forecaster import CHAMPION, RUNGS, STARTER, Plan, Round, forecast
 from edge.inference import Predictor
 from edge.models import Models
 from edge.scoring import ROLES, Issued
@@ -140,7 +140,8 @@ class RoundMaker:
         for number in range(max(oldest, origin - site.window.slack_steps), origin):
             self._score(fresh[site.issued[fresh] <= number], number, made.scores)
         origin_us = origin * site.step_us
-        result = forecast(site.window.before(rows, origin), origin_us, self._plan, models.champion, models.challenger)
+        windows = site.window.before(rows, origin)
+        result = forecast(windows, origin_us, self._plan, models.champion, models.challenger, models.starter)
         self._issue(rows, fresh, origin, result, changes)
         made.publications += self._publications(rows, origin, result, now_us)
         self._counters["superseded", ""] += int((origin - self._made[rows] - 1).sum())
@@ -210,6 +211,7 @@ class RoundMaker:
     def _publications(self, rows: Ints, origin: int, result: Round, now_us: int) -> list[Publish]:
         """One retained message per meter that has a forecast, and the challenger's where asked for."""
         champion, challenger = _identity(self._models.champion), _identity(self._models.challenger)
+        starter = _identity(self._models.starter.model) if self._models.starter else None
         origin_text, issued_text = iso(origin * self._site.step_us), iso(now_us)
         published: list[Publish] = []
         load_kw = np.round(result.load_kw, _DECIMALS)
@@ -222,7 +224,7 @@ class RoundMaker:
             self._unserved.discard(row)
             message = self._message(row, origin_text, issued_text, load_kw[index], rung, result, index)
             message.quality.flags += flags[index]
-            message.model = champion if rung == RUNGS[0] else None
+            message.model = {CHAMPION: champion, STARTER: starter}.get(rung)
             topic = self._topics.forecast(message.meter)
             published.append(
                 Publish(topic, message.encode(), retain=True, expiry_s=self._expiry_s, forecast=(row, origin))
