@@ -46,7 +46,7 @@ _PROOF_ROWS: Final = 1024  # of each set
 class OpenSet:
     """A data set whose licence lets a model of it be shipped: its file's stem, and how its readings become load.
 
-    `ending` is what the ids of the meters taken end with; zone and country are those of its meters.
+    `endings` are what the ids of the meters taken end with, if not all are; zone and country are those of its meters.
     """
 
     stem: str
@@ -55,7 +55,7 @@ class OpenSet:
     aggregate: str = "mean"
     zone: str = "UTC"
     country: str | None = None
-    ending: str = ""
+    endings: tuple[str, ...] = ("",)
 
     @property
     def calendar(self) -> Calendar:
@@ -72,7 +72,7 @@ SETS: Final = (
         zone="Europe/London",
         country="GB",
     ),
-    OpenSet("citylearn_2022", "MIT", "CityLearn challenge 2022", ending=":load"),
+    OpenSet("citylearn_2022", "MIT", "CityLearn challenge 2022", endings=(":load",)),
     OpenSet("openstef_feeders", "MPL-2.0", "OpenSTEF / Alliander", zone="Europe/Amsterdam", country="NL"),
 )
 
@@ -161,7 +161,7 @@ def _source(folder: Path, of: OpenSet, recipe: Recipe) -> Source:
     if not path.is_file():
         raise DataFileError(f"{path}: is not there; the starter is made of {', '.join(one.stem for one in SETS)}")
     _say(f"reading {path.name}")
-    panel = _taken(panel_from_file(path, step_s=STEP_S, aggregate=of.aggregate), of.ending)
+    panel = _taken(panel_from_file(path, step_s=STEP_S, aggregate=of.aggregate), of.endings)
     sampling = Sampling(recipe.rows_cap, recipe.leads_per_sample, HORIZON_STEPS, recipe.dropout, recipe.half_life_days)
     rng = np.random.default_rng(recipe.seed)
     try:
@@ -171,11 +171,11 @@ def _source(folder: Path, of: OpenSet, recipe: Recipe) -> Source:
     return Source(of, panel, rows)
 
 
-def _taken(panel: Panel, ending: str) -> Panel:
-    """Return the meters whose id has the ending and that are not mostly zero."""
+def _taken(panel: Panel, endings: tuple[str, ...]) -> Panel:
+    """Return the meters whose id has one of the endings and that are not mostly zero."""
     seen = np.isfinite(panel.load_kw).sum(axis=1)
     zero = (panel.load_kw == 0).sum(axis=1)
-    named = np.array([meter.endswith(ending) for meter in panel.meters])
+    named = np.array([meter.endswith(endings) for meter in panel.meters])
     kept = np.flatnonzero(named & (zero <= _MAX_ZERO_SHARE * seen))
     return Panel([panel.meters[row] for row in kept], panel.start_us, panel.step_s, panel.load_kw[kept])
 

@@ -27,7 +27,6 @@ RUNGS: Final = (CHAMPION, *SIMPLE_RUNGS, STARTER)
 STARTER_CODE: Final = RUNGS.index(STARTER)
 
 _NO_NUMBER: Final = "gave no number"
-_THE_STARTER: Final = ": the starter"
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -83,42 +82,45 @@ def forecast(
         if challenger is not None:
             shadow_kw = np.full_like(load_kw, np.nan)
             shadow_kw[enough], _ = _run(challenger, matrix)
+    because = _without_champion(modelled, enough, champion, failure, plan)
     rung = np.zeros(len(windows), dtype=np.int8)
-    reasons = np.full(len(windows), "", dtype=object)
+    if starter is not None and not modelled.all():
+        started, then = _start(starter, windows, history, ~modelled, origin_us, plan, load_kw)
+        rung[started] = STARTER_CODE
+        modelled |= started
+        because = [f"{first}{more}" for first, more in zip(because, then, strict=True)]
     if not modelled.all():
         below = ~modelled
-        because = _without_champion(enough[below], champion, failure, plan)
-        lower = _below_champion(windows[below], history[below], origin_us, plan, starter)
-        load_kw[below], rung[below] = lower[:2]
-        reasons[below] = [f"{first}{then}" for first, then in zip(because, lower[2], strict=True)]
-    return Round(load_kw, rung, tuple(reasons), history, shadow_kw)
+        origins_us = np.full(int(below.sum()), origin_us, dtype=np.int64)
+        load_kw[below], codes = fallback_forecast(
+            windows[below], origins_us, plan.leads, plan.quantiles, calendar=plan.calendar, step_s=plan.step_s
+        )
+        rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
+    return Round(load_kw, rung, tuple(because), history, shadow_kw)
 
 
-def _below_champion(
-    windows: NDArray[np.float32], history: Ints, origin_us: int, plan: Plan, starter: Starter | None
-) -> tuple[Floats, NDArray[np.int8], list[str]]:
-    """Return kW [N, L, Q], rung [N] and what the reason goes on with, of meters that no champion served."""
-    origins_us = np.full(len(windows), origin_us, dtype=np.int64)
-    load_kw, codes = fallback_forecast(
-        windows, origins_us, plan.leads, plan.quantiles, calendar=plan.calendar, step_s=plan.step_s
-    )
-    rung = np.where(codes == NO_HISTORY, -1, codes + 1).astype(np.int8)
-    if starter is None:
-        return load_kw, rung, [""] * len(windows)
-    known = history >= starter.min_history_steps
-    served, failure = np.zeros(len(windows), dtype=bool), ""
+def _start(
+    starter: Starter,
+    windows: NDArray[np.float32],
+    history: Ints,
+    wanted: NDArray[np.bool_],
+    origin_us: int,
+    plan: Plan,
+    load_kw: Floats,
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Write the starter's forecasts into `load_kw`; return whom it served [N] and what it adds to each reason."""
+    known = wanted & (history >= starter.min_history_steps)
+    served, failure = np.zeros(len(windows), dtype=bool), _NO_NUMBER
     if known.any():
-        made, failure = _start(starter, _features(windows[known], origin_us, plan), plan)
-        served[known] = np.isfinite(made).all(axis=(1, 2))
-        load_kw[served] = made[served[known]]
-        rung[served] = STARTER_CODE
+        try:
+            load_kw[known] = starter.forecast(_features(windows[known], origin_us, plan), plan.quantiles)
+        except ModelRefused as error:
+            failure = str(error)
+        served = known & np.isfinite(load_kw).all(axis=(1, 2))
     hours = starter.min_history_steps * plan.step_s / 3600
-    short, dumb = f", and less than the {hours:g} h the starter needs", f", and the starter {failure or _NO_NUMBER}"
-    return (
-        load_kw,
-        rung,
-        [_THE_STARTER if ok else dumb if long else short for ok, long in zip(served, known, strict=True)],
-    )
+    short, failed = f", and less than the {hours:g} h that the starter needs", f", and of the starter: {failure}"
+    said = np.select([~wanted, served, known], ["", ": the starter", failed], short)
+    return served, said.tolist()
 
 
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:
@@ -135,18 +137,13 @@ def _run(model: Predictor, matrix: Matrix) -> tuple[Floats, str]:
         return np.full(shape, np.nan), str(error)
 
 
-def _start(starter: Starter, matrix: Matrix, plan: Plan) -> tuple[Floats, str]:
-    """KW [N, L, Q] of the starter and why there is none, if so."""
-    try:
-        return starter.forecast(matrix, plan.quantiles), ""
-    except ModelRefused as error:
-        return np.full((*matrix.base.shape, len(plan.quantiles)), np.nan), f"failed: {error}"
-
-
-def _without_champion(enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan) -> list[str]:
-    """Say of each meter why no champion served it."""
+def _without_champion(
+    modelled: NDArray[np.bool_], enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan
+) -> list[str]:
+    """Say of each meter why no champion served it; nothing where one did."""
     if champion is None:
-        return ["no model of this site yet"] * len(enough)
+        return ["no model of this site yet"] * len(modelled)
     hours = plan.min_history_steps * plan.step_s / 3600
     failed, short = f"model {champion.manifest.version}: {failure or _NO_NUMBER}", f"less than {hours:g} h of history"
-    return [failed if long else short for long in enough]
+    because: list[str] = np.select([modelled, enough], ["", failed], short).tolist()
+    return because
