@@ -146,6 +146,12 @@ def evidence(made: Made) -> dict[str, object]:
     }
 
 
+def shipped_lines() -> list[Line]:
+    """Return the lines that the shipped starter was judged by."""
+    judged = json.loads((SHIPPED / "judged.json").read_text(encoding="utf-8"))["judged"]
+    return [Line(**line) for line in judged]
+
+
 def with_table(document: str, lines: Sequence[Line]) -> str:
     """Return a document with the table between its two marks replaced; raises ValueError for one without them."""
     text, count = re.subn(
