@@ -190,7 +190,7 @@ def _train_starter(folder: Path, out: Path | None) -> int:
         print("rejected", *made.reasons, sep="\n  ")
         return ExitCode.REJECTED
     starter.write(made, out or starter.SHIPPED)
-    if out is None:
+    if out is None and starter.DOCUMENT.exists():  # an image holds no documents
         document = starter.DOCUMENT.read_text(encoding="utf-8")
         starter.DOCUMENT.write_text(starter.with_table(document, made.lines), encoding="utf-8")
     print(f"accepted: it serves from {made.min_history_d} d of history on; written to {out or starter.SHIPPED}")
