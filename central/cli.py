@@ -84,9 +84,15 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="train and judge a model now; a running `run` rolls it out when it is accepted",
         description=f"Exit code {ExitCode.REJECTED.value} when the model did not meet the criteria.",
     )
+    train.add_argument(
+        "--starter",
+        type=_starter_folder,
+        metavar="FOLDER",
+        help="make the model that ships with the edge, from the open data sets in FOLDER (docs/starter.md)",
+    )
     train.add_argument("--until", metavar="T", help="train on what had ended by this instant (default: all there is)")
     train.add_argument("--reason", choices=get_args(Reason), default="command", help=argparse.SUPPRESS)
-    train.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    train.add_argument("--out", type=Path, help="where to write the starter (default: the edge's own folder)")
     train.add_argument("--nice", action="store_true", help="at low priority")
     train.add_argument(
         "--tune",
@@ -158,6 +164,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _starter_folder(text: str) -> Path:
+    """Read `FOLDER` or `DATA=FOLDER`."""
+    return Path(text.removeprefix("DATA="))
+
+
 def _version(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a version of the record, 0 or above")
@@ -193,10 +204,30 @@ def _run(args: argparse.Namespace) -> int:
     return run(load_params(args))
 
 
+def _train_starter(folder: Path, out: Path | None) -> int:
+    """Make, judge and write the starter; without `out` it becomes the edge's own, and its table the document's."""
+    from central import starter
+    from central.starter_judging import table
+
+    made = starter.make(folder)
+    print(table(made.lines))
+    if made.reasons:
+        print("rejected", *made.reasons, sep="\n  ")
+        return ExitCode.REJECTED
+    starter.write(made, out or starter.SHIPPED)
+    if out is None and starter.DOCUMENT.exists():  # an image holds no documents
+        document = starter.DOCUMENT.read_text(encoding="utf-8")
+        starter.DOCUMENT.write_text(starter.with_table(document, made.lines), encoding="utf-8")
+    print(f"accepted: it serves from {made.min_history_d} d of history on; written to {out or starter.SHIPPED}")
+    return ExitCode.OK
+
+
 def _train(args: argparse.Namespace) -> int:
     from central.bootstrap import train
 
     _be_nice(args)
+    if args.starter is not None:
+        return _train_starter(args.starter, args.out)
     try:
         until_us = parse_instant_us(args.until) if args.until is not None else None
     except ValueError as error:

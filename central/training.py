@@ -15,9 +15,10 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Sampling, training_rows
+from central.dataset import Panel, Rows, Sampling, training_rows
 from shared.calendars import Calendar
 from shared.covariates import covariates_of
+from shared.features import FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +90,42 @@ def train(
     )
     rng = np.random.default_rng(recipe.seed)
     rows = training_rows(panel, until_us=until_us, rng=rng, sampling=sampling, calendar=calendar)
+    return fit(
+        rows,
+        features=panel.features,
+        until_us=until_us,
+        step_s=panel.step_s,
+        quantiles=quantiles,
+        horizon_steps=horizon_steps,
+        recipe=recipe,
+    )
+
+
+def fit(
+    rows: Rows,
+    *,
+    features: tuple[str, ...] = FEATURES,
+    until_us: int,
+    step_s: int,
+    quantiles: tuple[float, ...],
+    horizon_steps: int,
+    recipe: Recipe,
+) -> TrainedModel:
+    """Train on rows made elsewhere, of any number of panels; all targets had ended by `until_us`."""
     data = lightgbm.Dataset(
-        rows.x, rows.target, weight=rows.weight, feature_name=_plain(panel.features), params=_binning(recipe)
+        rows.x, rows.target, weight=rows.weight, feature_name=_plain(features), params=_binning(recipe)
     )
     boosters = tuple(lightgbm.train(_parameters(recipe, q), data, num_boost_round=recipe.trees) for q in quantiles)
     return TrainedModel(
         boosters,
-        panel.features,
+        features,
         quantiles,
         recipe,
-        panel.step_s,
+        step_s,
         horizon_steps,
         len(rows.x),
         until_us,
-        _importances(boosters, panel.features),
+        _importances(boosters, features),
     )
 
 

@@ -17,6 +17,7 @@ from edge.node import Node
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.siteclock import SiteClock
+from edge.starter import Starter, shipped
 from edge.store import Store, new_epoch
 from edge.uplink import UplinkLedger
 from shared import __version__
@@ -55,8 +56,8 @@ def plan_of(params: Params) -> Plan:
     )
 
 
-def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
-    """A node that goes on where the store's last commit stopped."""
+def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, starter: Starter | None = None) -> Node:
+    """A node that goes on where the store's last commit stopped; `starter` serves where no champion can."""
     leads = scored_leads(params.step_s, params.horizon_steps)
     store.belong_to(site=params.site, step_s=params.step_s, leads=leads)
     facts = store.facts
@@ -69,7 +70,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder) -> Node:
         horizon_steps=params.horizon_steps,
         quantiles=list(params.forecast.quantiles),
     )
-    models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes)
+    models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes, starter=starter)
     if "models" in facts:
         models.resume(facts["models"], wall_now())
     next_seq, (seq, at_us) = int(facts.get("next_seq", 1)), map(int, facts.get("recorded", "0,0").split(","))
@@ -112,7 +113,7 @@ def build(params: Params) -> Edge:
 
 
 def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
-    node = build_node(params, store, artifacts)
+    node = build_node(params, store, artifacts, starter=shipped(step_s=params.step_s))
     topics, instance, started_at = node.topics, secrets.token_hex(4), iso(to_us(wall_now()))
     offline = Status(
         state="offline", instance=instance, epoch=node.uplink.epoch, version=__version__, started_at=started_at

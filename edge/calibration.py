@@ -42,9 +42,10 @@ def sources_of(rung: NDArray[np.int8]) -> NDArray[np.int8]:
 class Calibration:
     """The states of all meters, [meters, knots, STATE] a source; knots are the scored leads."""
 
-    def __init__(self, leads: tuple[int, ...], quantiles: tuple[float, ...]) -> None:
+    def __init__(self, leads: tuple[int, ...], quantiles: tuple[float, ...], step_s: int) -> None:
         self._leads = leads
         self._quantiles = quantiles
+        self._step_s = step_s
         self._states = {source: np.empty((FIRST_ROWS, len(leads), STATE), dtype=np.float32) for source in Source}
         self._rows = dict.fromkeys(Source, 0)  # how many rows are set; beyond them memory is untouched
 
@@ -79,7 +80,9 @@ class Calibration:
         self._reach(kind, rows)
         place = (rows, lead)
         outer = (self._quantiles[0], self._quantiles[-1])
-        self._states[kind][place] = learned(self._states[kind][place], truth_kw, issued_kw, outer=outer)
+        self._states[kind][place] = learned(
+            self._states[kind][place], truth_kw, issued_kw, outer=outer, step_s=self._step_s
+        )
 
     def apply(self, load_kw: Floats, sources: NDArray[np.int8], rows: Ints, floor_kw: Floats) -> Floats:
         """Return kW [N, L, Q] of forecasts [N, L, Q] at leads 1 … L, each corrected by its source's state."""

@@ -1,4 +1,4 @@
-"""The ladder: who forecasts a meter at an origin. Champion, else seasonal naive by week, by day, else flat.
+"""The ladder: who forecasts a meter at an origin. Champion, else the starter, else a simple rule (shared/baselines.py).
 
 Invariants: a meter with any finite value in its window gets a finite forecast; the rung and the reason it was needed
 are in the result; a forecast uses intervals before the origin only.
@@ -6,7 +6,7 @@ are in the result; a forecast uses intervals before the origin only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,15 +15,21 @@ from numpy.typing import NDArray
 
 from edge.covariates import SiteCovariates
 from edge.inference import Predictor
+from edge.starter import Starter
 from shared.baselines import NO_HISTORY, fallback_forecast
-from shared.baselines import RUNGS as FALLBACK_RUNGS
+from shared.baselines import RUNGS as SIMPLE_RUNGS
 from shared.calendars import Calendar
 from shared.covariates import Columns, with_columns
 from shared.errors import ModelRefused
 from shared.features import Matrix, feature_matrix, to_load
 
 CHAMPION: Final = "champion"
-RUNGS: Final = (CHAMPION, *FALLBACK_RUNGS)
+STARTER: Final = "starter"
+# Kept on disk and in scores as indices into this, which is no order: only ever append, one place for the starter.
+RUNGS: Final = (CHAMPION, *SIMPLE_RUNGS, STARTER)
+STARTER_CODE: Final = RUNGS.index(STARTER)
+
+_NO_NUMBER: Final = "gave no number"
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -46,10 +52,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineup:
+    """The models at hand: the site's own two, and the one that ships with the edge."""
+
+    champion: Predictor | None = None
+    challenger: Predictor | None = None
+    starter: Starter | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """Forecasts of N meters at one origin: kW [N, L, Q], each meter's rung (index into RUNGS, −1 none) and reason.
 
-    `shadow_kw` is the challenger's, `stood_down_kw` the champion's of the meters it is stood down for; NaN elsewhere.
+    `shadow_kw` is the challenger's; `stood_down_kw` the champion's where it is stood down, NaN elsewhere.
     """
 
     load_kw: Floats
@@ -64,45 +79,93 @@ def forecast(
     windows: NDArray[np.float32],
     origin_us: int,
     plan: Plan,
-    champion: Predictor | None,
-    challenger: Predictor | None,
+    lineup: Lineup,
     covariates: SiteCovariates | None = None,
     stood_down: Mapping[int, str] | None = None,
 ) -> Round:
     """Forecast every row of `windows` [N, W] at one origin; the challenger runs on the same features.
 
     Of the site's covariates each model is given those it was trained with. `stood_down`: the rows for which the
-    champion is, and why; it forecasts them too, beside the next rung.
+    champion is, and why; it forecasts them too, and the rungs without a model serve them.
     """
-    known = covariates or SiteCovariates(plan.step_s * 1_000_000)
     history = np.isfinite(windows).sum(axis=1)
     enough = history >= plan.min_history_steps
-    failure, modelled = "", np.zeros(len(windows), dtype=bool)
-    load_kw = np.full((len(windows), plan.horizon_steps, len(plan.quantiles)), np.nan)
-    shadow_kw = stood_down_kw = None
-    if enough.any() and (champion or challenger):
-        matrix = _features(windows[enough], origin_us, plan)
-        if champion is not None:
-            made, failure = _run(champion, matrix, known.columns(champion.covariates, origin_us, plan.leads))
-            load_kw[enough] = made
-            modelled[enough] = np.isfinite(made).all(axis=(1, 2))
-        if challenger is not None:
-            shadow_kw = np.full_like(load_kw, np.nan)
-            extra = known.columns(challenger.covariates, origin_us, plan.leads)
-            shadow_kw[enough], _ = _run(challenger, matrix, extra)
-    if stood_down:
-        down = np.isin(np.arange(len(windows)), list(stood_down))
-        stood_down_kw = np.where(down[:, None, None], load_kw, np.nan)
-        modelled &= ~down
+    own_kw, shadow_kw, failure = _own_models(windows, enough, origin_us, plan, lineup, covariates)
+    modelled = np.asarray(np.isfinite(own_kw).all(axis=(1, 2)))
+    because = _without_champion(modelled, enough, lineup.champion, failure, plan)
+    load_kw, stood_down_kw = own_kw.copy(), None
+    down = np.isin(np.arange(len(windows)), list(stood_down or {}))
+    if stood_down and down.any():
+        stood_down_kw = np.where(down[:, None, None], own_kw, np.nan)
+        because = [stood_down.get(index, reason) for index, reason in enumerate(because)]
     rung = np.zeros(len(windows), dtype=np.int8)
-    if not modelled.all():
-        below = ~modelled
-        load_kw[below], codes = fallback_forecast(windows[below], plan.leads, plan.quantiles, step_s=plan.step_s)
+    below = ~modelled | down
+    if lineup.starter is not None and below.any():
+        started, then = _start(lineup.starter, windows, history, below & ~down, origin_us, plan, load_kw)
+        rung[started] = STARTER_CODE
+        below &= ~started
+        because = [f"{first}{more}" for first, more in zip(because, then, strict=True)]
+    if below.any():
+        load_kw[below], codes = _simple(windows[below], origin_us, plan)
         rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
-    reasons = _reasons(modelled, enough, champion, failure, plan)
-    if stood_down:
-        reasons = tuple(stood_down.get(index, reason) for index, reason in enumerate(reasons))
-    return Round(load_kw, rung, reasons, history, shadow_kw, stood_down_kw)
+    return Round(load_kw, rung, tuple(because), history, shadow_kw, stood_down_kw)
+
+
+def _own_models(
+    windows: NDArray[np.float32],
+    enough: NDArray[np.bool_],
+    origin_us: int,
+    plan: Plan,
+    lineup: Lineup,
+    covariates: SiteCovariates | None,
+) -> tuple[Floats, Floats | None, str]:
+    """Return kW [N, L, Q] of champion and challenger, NaN where there is none, and why the champion gave none."""
+    nothing = np.full((len(windows), plan.horizon_steps, len(plan.quantiles)), np.nan)
+    models = (lineup.champion, lineup.challenger)
+    made = [nothing.copy() if model is not None else None for model in models]
+    failure = ""
+    if enough.any() and any(models):
+        known = covariates or SiteCovariates(plan.step_s * 1_000_000)
+        matrix = _features(windows[enough], origin_us, plan)
+        for load_kw, model in zip(made, models, strict=True):
+            if model is not None and load_kw is not None:
+                columns = known.columns(model.covariates, origin_us, plan.leads)
+                load_kw[enough], refused = _run(model, matrix, columns)
+                failure = refused if model is lineup.champion else failure
+    champion_kw, shadow_kw = made
+    return (nothing if champion_kw is None else champion_kw), (shadow_kw if enough.any() else None), failure
+
+
+def _start(
+    starter: Starter,
+    windows: NDArray[np.float32],
+    history: Ints,
+    wanted: NDArray[np.bool_],
+    origin_us: int,
+    plan: Plan,
+    load_kw: Floats,
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Write the starter's forecasts into `load_kw`; return whom it served [N] and what it adds to each reason."""
+    known = wanted & (history >= starter.min_history_steps)
+    served, failure = np.zeros(len(windows), dtype=bool), _NO_NUMBER
+    if known.any():
+        try:
+            load_kw[known] = starter.forecast(_features(windows[known], origin_us, plan), plan.quantiles)
+        except ModelRefused as error:
+            failure = str(error)
+        served = known & np.isfinite(load_kw).all(axis=(1, 2))
+    hours = starter.min_history_steps * plan.step_s / 3600
+    short, failed = f", and less than the {hours:g} h that the starter needs", f", and of the starter: {failure}"
+    said = np.select([~wanted, served, known], ["", ": the starter", failed], short)
+    return served, said.tolist()
+
+
+def _simple(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> tuple[Floats, Ints]:
+    """Return kW [N, L, Q] of the rungs without a model, and each meter's index among them."""
+    origins_us = np.full(len(windows), origin_us, dtype=np.int64)
+    return fallback_forecast(
+        windows, origins_us, plan.leads, plan.quantiles, calendar=plan.calendar, step_s=plan.step_s
+    )
 
 
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:
@@ -119,14 +182,13 @@ def _run(model: Predictor, matrix: Matrix, columns: Columns) -> tuple[Floats, st
         return np.full(shape, np.nan), str(error)
 
 
-def _reasons(
+def _without_champion(
     modelled: NDArray[np.bool_], enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan
-) -> tuple[str, ...]:
+) -> list[str]:
+    """Say of each meter why no champion served it; nothing where one did."""
+    if champion is None:
+        return ["no model of this site yet"] * len(modelled)
     hours = plan.min_history_steps * plan.step_s / 3600
-    because: Sequence[str] = (
-        "no model yet" if champion is None else f"model {champion.manifest.version}: {failure or 'gave no number'}",
-        f"less than {hours:g} h of history",
-    )
-    return tuple(
-        "" if ok else because[0 if long or champion is None else 1] for ok, long in zip(modelled, enough, strict=True)
-    )
+    failed, short = f"model {champion.manifest.version}: {failure or _NO_NUMBER}", f"less than {hours:g} h of history"
+    because: list[str] = np.select([modelled, enough], ["", failed], short).tolist()
+    return because

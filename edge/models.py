@@ -18,6 +18,7 @@ from typing import Final
 
 from edge.effects import Effect, KeepArtifacts, Publish, SaveArtifact, Subscribe, Unsubscribe
 from edge.inference import Predictor
+from edge.starter import Starter
 from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Manifest, unpack
 from shared.messages import Desired, Refusal, Reported, Running
@@ -42,8 +43,15 @@ class Models:
     """The champion, the challenger, and what is on its way to become one."""
 
     def __init__(
-        self, topics: SiteTopics, load: LoadModel, read_artifact: Callable[[str], bytes | None], *, max_bytes: int
+        self,
+        topics: SiteTopics,
+        load: LoadModel,
+        read_artifact: Callable[[str], bytes | None],
+        *,
+        max_bytes: int,
+        starter: Starter | None = None,
     ) -> None:
+        self.starter = starter  # of this release, for meters that no champion serves
         self._topics = topics
         self._load = load
         self._read_artifact = read_artifact

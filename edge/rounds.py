@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edge.calibration import Source, sources_of
 from edge.changes import Changes
 from edge.effects import Publish
-from edge.forecaster import RUNGS, Plan, Round, forecast
+from edge.forecaster import CHAMPION, RUNGS, STARTER, Lineup, Plan, Round, forecast
 from edge.inference import Predictor
 from edge.models import Models
 from edge.scoring import ROLES, STOOD_DOWN, Issued
@@ -170,15 +170,8 @@ class RoundMaker:
             self._score(fresh[site.issued[fresh] <= number], number, changes, made)
         origin_us = origin * site.step_us
         windows = site.window.before(rows, origin)
-        raw = forecast(
-            windows,
-            origin_us,
-            self._plan,
-            models.champion,
-            models.challenger,
-            covariates=site.covariates,
-            stood_down=self._stood_down(rows),
-        )
+        lineup = Lineup(models.champion, models.challenger, models.starter)
+        raw = forecast(windows, origin_us, self._plan, lineup, site.covariates, self._stood_down(rows))
         result = self._calibrated(raw, rows, load_floor(windows))
         self._measure_width(raw, result)
         self._issue(rows, fresh, origin, result, changes)
@@ -326,6 +319,7 @@ class RoundMaker:
     def _publications(self, rows: Ints, origin: int, result: Round, now_us: int) -> list[Publish]:
         """One retained message per meter that has a forecast, and the challenger's where asked for."""
         champion, challenger = _identity(self._models.champion), _identity(self._models.challenger)
+        starter = _identity(self._models.starter.model) if self._models.starter else None
         origin_text, issued_text = iso(origin * self._site.step_us), iso(now_us)
         published: list[Publish] = []
         load_kw = np.round(result.load_kw, _DECIMALS)
@@ -338,7 +332,7 @@ class RoundMaker:
             self._unserved.discard(row)
             message = self._message(row, origin_text, issued_text, load_kw[index], rung, result, index)
             message.quality.flags += flags[index]
-            message.model = champion if rung == RUNGS[0] else None
+            message.model = {CHAMPION: champion, STARTER: starter}.get(rung)
             topic = self._topics.forecast(message.meter)
             published.append(
                 Publish(topic, message.encode(), retain=True, expiry_s=self._expiry_s, forecast=(row, origin))

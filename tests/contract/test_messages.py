@@ -72,7 +72,7 @@ MESSAGES: dict[str, Message] = {
         step_s=3600,
         quantiles={"0.5": [1.0]},
         rung="seasonal_naive_168",
-        reason="no model yet",
+        reason="no model of this site yet",
         quality=ForecastQuality(history_h=200.0, completeness=0.2778),
     ),
     "deadletter": DeadLetter(

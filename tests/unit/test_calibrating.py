@@ -17,7 +17,9 @@ HOUR_US = 3_600_000_000
 def says(low: float, high: float) -> Forecaster:
     """A forecaster that says the same of every interval."""
 
-    def forecast(windows: NDArray[np.float32], _: NDArray[np.int64], leads: NDArray[np.int64]) -> NDArray[np.float64]:
+    def forecast(
+        windows: NDArray[np.float32], _: NDArray[np.int64], leads: NDArray[np.int64], _ahead: object = None, /
+    ) -> NDArray[np.float64]:
         return np.tile([low, (low + high) / 2, high], (len(windows), len(leads), 1))
 
     return forecast

@@ -200,7 +200,7 @@ def test_each_source_of_forecasts_learns_by_itself(desk: EdgeAtDesk) -> None:
 
 
 def test_a_state_of_another_shape_on_disk_begins_anew() -> None:
-    calibration = Calibration((1, 24), (0.1, 0.5, 0.9))
+    calibration = Calibration((1, 24), (0.1, 0.5, 0.9), 3600)
     state = np.full_like(fresh(1, 2), 0.25)
     spoilt = state.copy()
     spoilt.flat[0] = np.nan
@@ -210,7 +210,7 @@ def test_a_state_of_another_shape_on_disk_begins_anew() -> None:
 
 
 def test_a_meter_without_history_has_no_number_before_calibration_nor_after() -> None:
-    calibration = Calibration((1,), (0.1, 0.5, 0.9))
+    calibration = Calibration((1,), (0.1, 0.5, 0.9), 3600)
     calibration.put(Source.RULE, np.array([0, 1]), np.full_like(fresh(2, 1), 0.25))
     load_kw = np.array([[[1.0, 2.0, 3.0]], [[np.nan] * 3]])
     moved = calibration.apply(load_kw, np.full(2, Source.RULE, dtype=np.int8), np.array([0, 1]), np.zeros(2))

@@ -137,7 +137,7 @@ def test_a_forecast_stands_on_the_intervals_given_back(desk: EdgeAtDesk) -> None
     _restore(desk, {"m1": [float(hour % 24) for hour in range(24 * 8)]})
     desk.send(("m1", reading(24 * 8, 0.0)))
     forecast = desk.of_topic("forecasts/m1")[-1]
-    assert forecast["rung"] == "seasonal_naive_168"
+    assert forecast["rung"] == "profile_mean"
     assert forecast["quantiles"]["0.5"][:3] == [1.0, 2.0, 3.0]
 
 

@@ -75,7 +75,7 @@ def test_a_desired_model_is_fetched_checked_swapped_in_and_reported(desk: EdgeAt
     manifest, chunks = small_manifest(version=3)
     effects = _want(desk, manifest)
     assert Subscribe(f"metercast/artifacts/{manifest.sha256}/+") in effects
-    assert _next_forecast(desk)["rung"] == "seasonal_naive_168"
+    assert _next_forecast(desk)["rung"] == "profile_mean"
     _deliver(desk, manifest, chunks)
     assert Unsubscribe(f"metercast/artifacts/{manifest.sha256}/+") in desk.effects
     assert _reported(desk)["champion"]["version"] == 3
@@ -125,7 +125,7 @@ def test_a_model_whose_file_was_damaged_on_disk_is_refused_at_start_and_fetched_
     _install(desk, manifest, chunks)
     (desk.folder / "models" / f"{manifest.sha256}.onnx").write_bytes(b"damaged")
     desk.restart()
-    assert _next_forecast(desk)["rung"] == "seasonal_naive_168"
+    assert _next_forecast(desk)["rung"] == "profile_mean"
     _install(desk, manifest, chunks)
     assert _next_forecast(desk)["rung"] == "champion"
 

@@ -48,8 +48,8 @@ def test_without_a_model_the_rung_and_the_reason_are_named(desk: EdgeAtDesk) -> 
     desk.send(*[("m1", reading(hour, 1.0)) for hour in range(200)])
     forecasts = desk.of_topic("forecasts/m1")
     assert forecasts[0]["rung"] == "flat"
-    assert forecasts[-1]["rung"] == "seasonal_naive_168"
-    assert {forecast["reason"] for forecast in forecasts} == {"no model yet"}
+    assert forecasts[-1]["rung"] == "profile_mean"
+    assert {forecast["reason"] for forecast in forecasts} == {"no model of this site yet"}
     assert forecasts[-1]["model"] is None
 
 

@@ -142,5 +142,5 @@ def test_a_meter_that_never_exported_is_not_forecast_to_export_and_one_that_did_
     load = to_load(np.full((96, 3), -50.0, dtype=np.float32), matrix)
     assert (load[0] == 0).all()
     assert (load[1] < 0).all()
-    fallback, _ = fallback_forecast(windows, np.arange(1, 49), (0.001, 0.5, 0.999))
+    fallback, _ = fallback_forecast(windows, origins, np.arange(1, 49), (0.001, 0.5, 0.999), calendar=Calendar())
     assert fallback[0].min() >= 0

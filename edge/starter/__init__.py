@@ -1,0 +1,74 @@
+"""The starter: the model that ships with the edge, for meters that no champion can serve yet.
+
+It is made by `central train --starter FOLDER` (docs/starter.md) and passes the same gate as any other model: digest,
+schema, graph and golden rows. `judged.json` says how it did on data sets it was not trained on, and from what history
+on it was at least as good as every rung below it; below that history it does not serve.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import inference
+from edge.inference import Predictor
+from shared.errors import ModelRefused
+from shared.features import Matrix, to_load
+from shared.manifest import Manifest, unpack
+from shared.metrics import at_quantiles
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = Path(__file__).parent
+MODEL_FILE: Final = "model.onnx.gz"
+MANIFEST_FILE: Final = "manifest.json"
+JUDGED_FILE: Final = "judged.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """A checked starter and the least history, in steps, of a meter that it serves."""
+
+    model: Predictor
+    min_history_steps: int
+
+    def forecast(self, matrix: Matrix, quantiles: tuple[float, ...]) -> NDArray[np.float64]:
+        """Return kW [N, L, Q] at any quantiles: those it was not trained for are interpolated (`at_quantiles`).
+
+        Raises ModelRefused when the model fails to run.
+        """
+        output = self.model.run(matrix.x).astype(np.float64)
+        return to_load(at_quantiles(output, self.model.manifest.quantiles, quantiles), matrix)
+
+
+def load(*, step_s: int, folder: Path = FOLDER) -> Starter:
+    """Return the starter behind the gate of every model; raises ModelRefused with what is missing or did not pass."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        packed = (folder / MODEL_FILE).read_bytes()
+        min_history_h = float(json.loads((folder / JUDGED_FILE).read_text(encoding="utf-8"))["min_history_h"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelRefused(f"the starter cannot be read: {str(error).splitlines()[0]}") from error
+    model = inference.load(
+        unpack(manifest, [packed]),
+        manifest,
+        step_s=step_s,
+        horizon_steps=manifest.horizon_steps,
+        quantiles=manifest.quantiles,
+    )
+    return Starter(model, round(min_history_h * 3600 / step_s))
+
+
+def shipped(*, step_s: int) -> Starter | None:
+    """Return the starter of this release; None, with a line in the log, where it cannot serve."""
+    try:
+        return load(step_s=step_s)
+    except ModelRefused as reason:
+        log.warning("the starter does not serve", extra={"reason": str(reason)})
+        return None
