@@ -47,12 +47,16 @@ def decay(per_hour: Floats, leads: Ints, steps_per_hour: int) -> Floats:
         per_step, steps_per_hour = np.sqrt(per_step), steps_per_hour // 2
     longest = int(leads.max(initial=1))
     powers = np.cumprod(np.repeat(per_step[:, None], longest, axis=1), axis=1)
-    at_leads: Floats = (
-        powers[:, leads - 1]
-        if leads.ndim == 1
-        else np.take_along_axis(np.broadcast_to(powers, (len(leads), longest)), leads - 1, axis=1)
-    )
-    return at_leads
+    columns = leads - 1 if leads.ndim == 2 else (leads - 1)[None, :]
+    return _along_rows(powers, columns)
+
+
+def _along_rows(values: Floats, columns: Ints) -> Floats:
+    """Return values[n, columns[n]] [N, L], either of them perhaps of one row for all."""
+    rows = max(len(values), len(columns))
+    own = np.arange(len(values))[:, None]
+    taken: Floats = values[own, columns]
+    return np.broadcast_to(taken, (rows, columns.shape[1]))
 
 
 def carried(latest: Floats, decayed: Floats) -> Floats:
