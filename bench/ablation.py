@@ -45,8 +45,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 
 # Changes of recipe fields.
 CHOICES: Final[dict[str, dict[str, Any]]] = {
-    "no early stopping": {"patience": None},
-    "no early stopping, 120 trees": {"patience": None, "trees": 120},
+    "no early stopping": {"patience": 0},
+    "no early stopping, 120 trees": {"patience": 0, "trees": 120},
     "learning rate .1": {"learning_rate": 0.1},
     "half of the features for a tree": {"feature_fraction": 0.5},
     "all features for a tree": {"feature_fraction": 1.0},

@@ -109,8 +109,14 @@ class Workshop:
         self._calendar = site_calendar(params.calendar)
         self._recipe = Recipe(
             leaves=params.training.leaves,
+            outer_leaves=params.training.outer_leaves,
             trees=params.training.trees,
+            patience=params.training.patience,
+            learning_rate=params.training.learning_rate,
             rows_cap=params.training.rows,
+            half_life_days=params.training.half_life_days or None,
+            meter_balance=params.training.meter_balance,
+            peak_weight=params.training.peak_weight,
             seed=params.training.seed,
             num_threads=params.training.threads,
         )

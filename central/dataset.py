@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MIN_SEEN: Final = 24  # finite values a window must hold to be a training sample
+_MOST_SCALES: Final = 20.0  # a target beyond is of a window that shows nothing, zeros perhaps: it may not rule a leaf
 _BLOCK: Final = 512  # windows whose features are computed at once
 _TOGETHER: Final = 64  # meters whose intervals are made at once
 
@@ -249,7 +250,9 @@ def training_rows(
 ) -> Rows:
     """Draw up to `rows_cap` rows whose targets had ended by `until_us`. Raises ValueError when there are none.
 
-    Leads are drawn per sample without replacement; rows with missing truth are dropped.
+    Leads are drawn per sample without replacement; rows with missing truth are dropped. Targets are cut off at
+    _MOST_SCALES: no quantile that is learnt lies there, but a window of zeros makes targets of a million scales, and the
+    leaf they fall in an interval of a gigawatt.
     """
     known = panel.until(until_us)
     meters, origins_us = _draw_samples(known, rng, sampling)
@@ -344,7 +347,7 @@ def _block_rows(
     windows = spoil(known.windows(meters, origins_us), rng, sampling.dropout, steps_per_day=DAY_US // known.step_us)
     matrix = feature_matrix(windows, origins_us, leads, step_s=known.step_s, calendar=calendar)
     load_kw = known.truth(meters, origins_us, leads)
-    target = to_target(load_kw, matrix)
+    target = np.clip(to_target(load_kw, matrix), -_MOST_SCALES, _MOST_SCALES)
     kept = np.isfinite(target)
     origin_us, meter = (np.repeat(column, leads.shape[1])[kept] for column in (origins_us, meters))
     return matrix.x[kept], target[kept], origin_us, meter, load_kw.reshape(-1)[kept]

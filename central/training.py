@@ -30,7 +30,7 @@ class Recipe:
     leaves: int = 31
     outer_leaves: int = 31  # of the trees of quantiles other than the median
     trees: int = 200  # at most, for each quantile; exactly, without early stopping
-    patience: int | None = 20  # trees without gain on the validation rows before a quantile has enough; None: all trees
+    patience: int = 20  # trees without gain on the validation rows before a quantile has enough; 0: all trees
     validation_share: float = 0.15  # of the rows, the latest: what early stopping looks at
     learning_rate: float = 0.05
     min_leaf_rows: int = 50
@@ -50,7 +50,7 @@ class Recipe:
         return asdict(self)
 
 
-_MIN_TREES: Final = 40  # validation is a few days of one season: it may not stop a training at once
+_MIN_TREES: Final = 100  # validation is one season of a few meters: what it asks for under these cost accuracy
 _MIN_VALIDATION_ROWS: Final = 2000  # under these, and as many to learn from, no early stopping
 
 Booster = lightgbm.Booster
@@ -156,7 +156,7 @@ def _float32_below(values: str) -> NDArray[np.float64]:
 def _enough_trees(rows: Rows, recipe: Recipe, quantiles: tuple[float, ...], *, gap_us: int) -> list[int]:
     """Return how many trees each quantile gets, by early stopping on the latest rows; all of them with too few rows."""
     everything = [recipe.trees] * len(quantiles)
-    if recipe.patience is None:
+    if not recipe.patience:
         return everything
     earlier, latest = split_by_time(rows, share=recipe.validation_share, gap_us=gap_us)
     if min(len(earlier), len(latest)) < _MIN_VALIDATION_ROWS:
@@ -168,7 +168,7 @@ def _enough_trees(rows: Rows, recipe: Recipe, quantiles: tuple[float, ...], *, g
 
 def _stopped_at(data: lightgbm.Dataset, judge: lightgbm.Dataset, recipe: Recipe, quantile: float) -> int:
     """Return the number of trees with the least pinball loss on `judge`, not under _MIN_TREES (or the most allowed)."""
-    stop = lightgbm.early_stopping(recipe.patience or recipe.trees, verbose=False)
+    stop = lightgbm.early_stopping(recipe.patience, verbose=False)
     booster = lightgbm.train(
         _parameters(recipe, quantile), data, num_boost_round=recipe.trees, valid_sets=[judge], callbacks=[stop]
     )
