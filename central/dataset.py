@@ -251,8 +251,8 @@ def training_rows(
     """Draw up to `rows_cap` rows whose targets had ended by `until_us`. Raises ValueError when there are none.
 
     Leads are drawn per sample without replacement; rows with missing truth are dropped. Targets are cut off at
-    _MOST_SCALES: no quantile that is learnt lies there, but a window of zeros makes targets of a million scales, and the
-    leaf they fall in an interval of a gigawatt.
+    _MOST_SCALES: no quantile that is learnt lies there, but a window of zeros makes targets of a million scales, and
+    the leaf they fall in an interval of a gigawatt.
     """
     known = panel.until(until_us)
     meters, origins_us = _draw_samples(known, rng, sampling)

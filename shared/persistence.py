@@ -46,7 +46,7 @@ def decay(per_hour: Floats, leads: Ints, steps_per_hour: int) -> Floats:
     while steps_per_hour > 1:
         per_step, steps_per_hour = np.sqrt(per_step), steps_per_hour // 2
     longest = int(leads.max(initial=1))
-    powers: Floats = np.cumprod(np.repeat(per_step[:, None], longest, axis=1), axis=1)
+    powers: Floats = np.multiply.accumulate(np.repeat(per_step[:, None], longest, axis=1), axis=1)
     columns: Ints = np.atleast_2d(leads - 1)
     return _along_rows(powers, columns)
 
