@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from central.dataset import Panel, Rows, Sampling, panel_from_file, training_rows
+from central.dataset import Panel, Rows, Sampling, joined, panel_from_file, training_rows
 from central.evaluation import model_forecaster
 from central.export import golden_rows, parity, to_onnx
 from central.starter_judging import HISTORIES_D, TOLERANCE, Line, judge, min_history_d, objections, table
@@ -36,7 +36,7 @@ NEVER: Final = "9999-12-31T00:00:00Z"
 QUANTILES: Final = (0.1, 0.5, 0.9)
 HORIZON_STEPS: Final = 48
 STEP_S: Final = 3600
-RECIPE: Final = Recipe(trees=60, rows_cap=60_000)  # rows of each set
+RECIPE: Final = Recipe(trees=60, learning_rate=0.1, patience=0, rows_cap=60_000)  # rows of each set
 
 _MAX_ZERO_SHARE: Final = 0.5  # a series that is mostly zero teaches nothing of others
 _PROOF_ROWS: Final = 1024  # of each set
@@ -195,15 +195,11 @@ def _balanced(sources: list[Source]) -> list[Source]:
 def _evenly(rows: Rows, count: int) -> Rows:
     """Return `count` rows, evenly spaced: rows lie by meter and time, so that no meter is cut off."""
     chosen = np.arange(count) * len(rows.x) // count
-    return Rows(rows.x[chosen], rows.target[chosen], rows.weight[chosen])
+    return rows.part(chosen)
 
 
 def _fit(sources: Sequence[Source], recipe: Recipe) -> TrainedModel:
-    rows = Rows(
-        np.concatenate([source.rows.x for source in sources]),
-        np.concatenate([source.rows.target for source in sources]),
-        np.concatenate([source.rows.weight for source in sources]),
-    )
+    rows = joined([source.rows for source in sources])
     until_us = max(source.panel.end_us for source in sources)
     return fit(rows, until_us=until_us, step_s=STEP_S, quantiles=QUANTILES, horizon_steps=HORIZON_STEPS, recipe=recipe)
 

@@ -2,8 +2,9 @@
 
 A meter's window is normalised (z = (load − mean) / scale) and the model forecasts z minus a *base*: the mean of the
 same hour last week, the mean of the last seven days at that hour, and a decayed mean of up to 27 such hours on days of
-the target's type (working or free). Features that are levels are given minus the base too, so that one model serves a
-feeder and a fridge.
+the target's type (working or free), plus what is left at the lead of the last hour's deviation from that profile
+(shared/persistence.py). Features that are levels are given minus the base too, so that one model serves a feeder and a
+fridge.
 
 Invariants:
     No feature uses a value at or after the origin: a lag shorter than its lead is NaN.
@@ -15,20 +16,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import exp
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.calendars import Calendar, LocalTime
+from shared.persistence import carried, decay, persistence
 
 WINDOW_DAYS: Final = 30
 WINDOW_STEPS: Final = 24 * WINDOW_DAYS  # at the default step of one hour
 SUPPORTED_STEPS_S: Final = (900, 1800, 3600)
 MAX_HORIZON_DAYS: Final = 2
-SEMANTICS: Final = 1  # raise it whenever a feature changes its meaning without changing its name
+SEMANTICS: Final = 2  # raise it whenever a feature changes its meaning without changing its name
 
 _PROFILE_DAYS: Final = 27
+_DEVIATION_DAYS: Final = 28  # four of each weekday
 _PROFILE_DECAY: Final = 0.95  # weight of a profile day against the day after it
 _BLOCK: Final = 128  # rows computed at once: small enough to stay in cache
 _SCALE_FLOOR: Final = 1e-3  # of |mean|: a constant load has no spread to divide by
@@ -40,8 +44,11 @@ _RECENT: Final = (1, 2, 3, 4, 5, 6)
 _MEANS_H: Final = (6, 24, 72, 168, 672)
 _STDS_H: Final = (6, 24)
 _EXTREMES_H: Final = (24, 168)
-_DEVIATIONS_H: Final = (3, 6, 24, 168)
-_CHANGES_H: Final = (3, 24, 168)
+_DEVIATIONS_H: Final = (1, 3, 6, 24, 168)
+_WEEK_CHANGES_H: Final = (1, 3, 24, 168)
+_DAY_CHANGES_H: Final = (1, 3, 24)
+_CARRIED_H: Final = (2, 6, 24)  # hours in which a deviation falls to 1/e
+_NEAR_H: Final = (-2, -1, 0, 1, 2)
 
 FEATURES: Final[tuple[str, ...]] = (
     *(f"lag_{24 * days}h" for days in _LAG_DAYS),
@@ -58,11 +65,24 @@ FEATURES: Final[tuple[str, ...]] = (
     *(f"max_{h}h" for h in _EXTREMES_H),
     "same_hour_mean_7d",
     "same_hour_profile",
+    "same_week_hour_mean",
+    "latest_near",
+    "week_near",
     "same_hour_q10",
     "same_hour_q50",
     "same_hour_q90",
     *(f"deviation_{h}h" for h in _DEVIATIONS_H),
-    *(f"week_change_{h}h" for h in _CHANGES_H),
+    "deviation_hour_2",
+    "deviation_hour_3",
+    "deviation_day_2",
+    *(f"week_change_{h}h" for h in _WEEK_CHANGES_H),
+    *(f"day_change_{h}h" for h in _DAY_CHANGES_H),
+    "persistence_1h",
+    "persistence_24h",
+    "carried",
+    "carried_day",
+    *(f"carried_{h}h" for h in _CARRIED_H),
+    "base_level",
     "near_zero_share",
     "roughness",
     "mean_over_scale",
@@ -220,15 +240,18 @@ class _Block:
 
     def write(self, x: NDArray[np.float32], base: Floats, scale: Floats) -> None:
         """Fill this block's part of the matrix in place."""
-        free_profile, work_profile = self._profiles()
+        profiles = self._profiles()
         free_target = self.grid.local.free[self.target_at]
+        off = self._off_profile(*profiles)
         mean_7d = self._by_slot(_mean(self.days[:, -7:].transpose(0, 2, 1)))
-        profile = np.where(free_target, self._by_slot(free_profile), self._by_slot(work_profile))
-        base_z = _mean(np.stack([self._lag(7 * self.per_day), mean_7d, profile], axis=2))
-        base_z = np.where(np.isnan(base_z), 0.0, base_z)
-        levels = self._lags() | self._recent_levels() | self._same_hour_quantiles()
+        profile = np.where(free_target, *(self._by_slot(own) for own in profiles))
+        usual = _mean(np.stack([self._lag(7 * self.per_day), mean_7d, profile], axis=2))
+        lasting = self._lasting(off)
+        base_z = np.where(np.isnan(usual), 0.0, usual) + lasting["carried"]
+        levels = self._lags() | self._near() | self._recent_levels() | self._same_hour_quantiles()
         levels |= {"same_hour_mean_7d": mean_7d, "same_hour_profile": profile}
-        others = self._shapes() | self._deviations(free_profile, work_profile) | self._calendar(free_target)
+        others = self._shapes() | self._deviations(off) | self._changes() | lasting | self._calendar(free_target)
+        others["base_level"] = base_z
         for j, name in enumerate(FEATURES):
             x[:, :, j] = levels[name] - base_z if name in levels else others[name]
         base[:] = self.mean[:, None] + self.scale[:, None] * base_z
@@ -267,6 +290,16 @@ class _Block:
             "latest_same_hour": self._latest(self.leads),
             "latest_hour_before": self._latest(before),
             "latest_hour_after": self._latest(after),
+            "same_week_hour_mean": _mean(np.stack([lags[f"lag_{168 * weeks}h"] for weeks in (1, 2, 3, 4)], axis=2)),
+        }
+
+    def _near(self) -> dict[str, Floats]:
+        """Means of five hours around the target's clock time, on the latest day and a week before."""
+        steps = [hours * self.per_hour for hours in _NEAR_H]
+        week = 7 * self.per_day
+        return {
+            "latest_near": _mean(np.stack([self._latest(self.leads + step) for step in steps], axis=2)),
+            "week_near": _mean(np.stack([self._lag(week + step) for step in steps], axis=2)),
         }
 
     def _latest(self, leads: Ints) -> Floats:
@@ -304,15 +337,44 @@ class _Block:
         }
         return {name: column[:, None] for name, column in columns.items()}
 
-    def _deviations(self, free_profile: Floats, work_profile: Floats) -> dict[str, Floats]:
-        """How far the last hours lie from the meter's own profile, and from the same hours a week ago."""
-        week = 7 * self.per_day
-        own = np.where(self.free[:, -week:], np.tile(free_profile, 7), np.tile(work_profile, 7))
-        off_profile = self.z[:, -week:] - own
-        off_week = self.z[:, -week:] - self.z[:, -2 * week : -week]
-        columns = {f"deviation_{h}h": _mean(off_profile[:, -self._span(h) :]) for h in _DEVIATIONS_H}
-        columns |= {f"week_change_{h}h": _mean(off_week[:, -self._span(h) :]) for h in _CHANGES_H}
+    def _off_profile(self, free_profile: Floats, work_profile: Floats) -> Floats:
+        """Return how far the last four weeks lie from the meter's own profile, [N, 28·slots]."""
+        free = self.free.reshape(self.days.shape)[:, -_DEVIATION_DAYS:]
+        own = np.where(free, free_profile[:, None], work_profile[:, None])
+        return (self.days[:, -_DEVIATION_DAYS:] - own).reshape(len(self.z), -1)
+
+    def _deviations(self, off: Floats) -> dict[str, Floats]:
+        """How far the last hours lie from the meter's own profile."""
+        columns = {f"deviation_{h}h": _mean(off[:, -self._span(h) :]) for h in _DEVIATIONS_H}
+        columns |= {f"deviation_hour_{n}": off[:, -n * self.per_hour] for n in (2, 3)}
+        columns["deviation_day_2"] = _mean(off[:, -2 * self.per_day : -self.per_day])
         return {name: column[:, None] for name, column in columns.items()}
+
+    def _changes(self) -> dict[str, Floats]:
+        """How far the last hours lie from the same hours a week and a day ago."""
+        day, week = self.per_day, 7 * self.per_day
+        off_week = self.z[:, -week:] - self.z[:, -2 * week : -week]
+        off_day = self.z[:, -day:] - self.z[:, -2 * day : -day]
+        columns = {f"week_change_{h}h": _mean(off_week[:, -self._span(h) :]) for h in _WEEK_CHANGES_H}
+        columns |= {f"day_change_{h}h": _mean(off_day[:, -self._span(h) :]) for h in _DAY_CHANGES_H}
+        return {name: column[:, None] for name, column in columns.items()}
+
+    def _lasting(self, off: Floats) -> dict[str, Floats]:
+        """What is left, at each lead, of the last hour's and the latest same hour's deviation; [N, L], some [N, 1]."""
+        hourly, daily = persistence(off, self.per_hour), persistence(off, self.per_day)
+        last_hour = _mean(off[:, -self.per_hour :])
+        days_ahead = (self.leads - 1) // self.per_day + 1
+        latest = np.nan_to_num(_take(off, off.shape[1] - self.per_day + self.slots), nan=0.0)
+        columns = {f"carried_{h}h": self._carried(last_hour, np.array([exp(-1 / h)])) for h in _CARRIED_H}
+        return columns | {
+            "persistence_1h": hourly[:, None],
+            "persistence_24h": daily[:, None],
+            "carried": self._carried(last_hour, hourly),
+            "carried_day": latest * decay(daily, days_ahead, 1),
+        }
+
+    def _carried(self, latest: Floats, per_hour: Floats) -> Floats:
+        return carried(latest, decay(per_hour, self.leads, self.per_hour))
 
     def _calendar(self, free_target: Bools) -> dict[str, Floats]:
         """The target's local calendar; holidays of last week and the latest same hour explain odd lags."""

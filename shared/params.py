@@ -285,16 +285,23 @@ class TrainingParams(Section):
     window: Duration = Field(timedelta(days=70), description="how far back training looks")
     every: Duration = Field(timedelta(days=28), description="a model older than this is trained anew")
     cooldown: Duration = Field(timedelta(days=3), description="least time between two trainings")
-    trees: int = Field(120, ge=1, description="boosting rounds for each quantile")
-    leaves: int = Field(31, ge=2, description="leaves of a tree")
-    learning_rate: float = Field(0.1, gt=0, le=1, description="how much of what a tree learned counts")
+    trees: int = Field(200, ge=1, description="most boosting rounds for each quantile")
+    patience: int = Field(20, ge=0, description="rounds without gain on the latest rows that end a training; 0: never")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="weight of a tree")
+    leaves: int = Field(31, ge=2, description="leaves of a tree of the median")
+    outer_leaves: int = Field(31, ge=2, description="leaves of a tree of any other quantile")
     min_leaf_rows: int = Field(50, ge=1, description="least rows in a leaf")
-    feature_fraction: float = Field(0.5, gt=0, le=1, description="share of the features that a tree may use")
+    feature_fraction: float = Field(0.3, gt=0, le=1, description="share of the features that a tree may use")
     dropout: Share = Field(0.3, description="how often training hides a part of a window, as outages do")
-    half_life_days: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="age at which a row counts half; all count alike without"
-    )
     rows: int = Field(100_000, ge=1000, description="most rows in one training")
+    half_life_days: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="age in days at which a row counts half; all count alike without",
+    )
+    meter_balance: Share = Field(0.0, description="0: all rows count alike, 1: all meters, however long their history")
+    peak_weight: Share = Field(0.0, description="0: all loads count alike, 1: in proportion to the load")
     threads: int = Field(1, ge=1, description="threads LightGBM may use")
     seed: int = Field(1, description="seed of sampling and boosting")
     criteria: CriteriaParams = CriteriaParams()

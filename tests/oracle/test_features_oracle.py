@@ -26,6 +26,23 @@ def _is_free(instant: datetime) -> bool:
     return local.weekday() >= 5 or (local.month, local.day) in {(12, 25), (12, 26), (1, 1)}
 
 
+def _deviations(z: list[float], origin: datetime) -> list[float]:
+    """Z less the decayed mean of the last 27 values at that hour on days of the same kind, for the last 28 days."""
+    free = [_is_free(origin + timedelta(hours=hour - 720)) for hour in range(720)]
+
+    def own(hour: int) -> float:
+        ages = [(age, 720 - 24 * (age + 1) + hour % 24) for age in range(27)]
+        alike = [(0.95**age, z[at]) for age, at in ages if free[at] == free[hour] and not np.isnan(z[at])]
+        return sum(weight * value for weight, value in alike) / sum(weight for weight, _ in alike)
+
+    return [z[hour] - own(hour) for hour in range(48, 720)]
+
+
+def _persistence(off: list[float], steps: int) -> float:
+    pairs = [(a, b) for a, b in zip(off[steps:], off[:-steps], strict=True) if not np.isnan(a * b)]
+    return min(0.99, max(0.0, sum(a * b for a, b in pairs) / sum((a * a + b * b) / 2 for a, b in pairs)))
+
+
 def _reference(series: list[float], origin: datetime, lead: int) -> dict[str, float]:
     """Features of one (meter, origin, lead) by definition; `series` [720] ends at the origin."""
 
@@ -48,7 +65,10 @@ def _reference(series: list[float], origin: datetime, lead: int) -> dict[str, fl
     ]
     profile = sum(w * v for w, v in matched) / sum(w for w, _ in matched)
     week_ago = z[720 + lead - 1 - 168]
-    base = float(np.nanmean([week_ago, np.mean(known(same_hour[:7])), profile]))
+    off = _deviations(z, origin)
+    persistence_1h, persistence_24h = _persistence(off, 1), _persistence(off, 24)
+    carried = off[-1] * persistence_1h**lead
+    base = float(np.nanmean([week_ago, np.mean(known(same_hour[:7])), profile])) + carried
     local = target.astimezone(LONDON)
     return {
         "lag_24h": z[720 + lead - 1 - 24] - base if lead <= 24 else np.nan,
@@ -61,6 +81,19 @@ def _reference(series: list[float], origin: datetime, lead: int) -> dict[str, fl
         "std_24h": float(np.std(known(z[-24:]))),
         "same_hour_profile": profile - base,
         "same_hour_q90": float(np.quantile(known(same_hour), 0.9)) - base,
+        "same_week_hour_mean": float(np.nanmean([z[720 + lead - 1 - 168 * weeks] for weeks in (1, 2, 3, 4)])) - base,
+        "week_near": float(np.nanmean(z[720 + lead - 3 - 168 : 720 + lead + 2 - 168])) - base,
+        "deviation_1h": off[-1],
+        "deviation_24h": float(np.nanmean(off[-24:])),
+        "deviation_hour_3": off[-3],
+        "deviation_day_2": float(np.nanmean(off[-48:-24])),
+        "persistence_1h": persistence_1h,
+        "persistence_24h": persistence_24h,
+        "carried": carried,
+        "carried_day": off[latest] * persistence_24h ** ((lead - 1) // 24 + 1),
+        "carried_6h": off[-1] * float(np.exp(-lead / 6)),
+        "base_level": base,
+        "day_change_3h": float(np.nanmean([z[-i] - z[-i - 24] for i in (1, 2, 3)])),
         "week_change_3h": float(np.nanmean([z[-i] - z[-i - 168] for i in (1, 2, 3)])),
         "hour": local.hour,
         "weekday": local.weekday(),
