@@ -21,11 +21,11 @@ def test_training_rows_are_the_features_of_single_windows_bit_for_bit() -> None:
     lead_h = drawn.x[:, FEATURES.index("lead_h")].astype(np.int64)
     meters = np.arange(len(panel.meters), dtype=np.int64)
     for row in np.random.default_rng(3).integers(len(drawn), size=60):
-        origin_us, lead = drawn.origin_us[row], lead_h[row : row + 1]
+        origin_us, lead = drawn.origin_us[row : row + 1], lead_h[row : row + 1]
         alone = [
             feature_matrix(
-                panel.until(until_us).windows(meter[None], origin_us[None]), origin_us[None], lead, calendar=LONDON
+                panel.until(until_us).windows(meters[m : m + 1], origin_us), origin_us, lead, calendar=LONDON
             )
-            for meter in meters
+            for m in meters
         ]
         assert drawn.x[row].tobytes() in {matrix.x[0].tobytes() for matrix in alone}
