@@ -33,7 +33,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "lags": ("lag_", "latest_same", "latest_hour"),
     "last hours": ("recent_",),
     "hours around": ("latest_near", "week_near"),
-    "rolling statistics": ("mean_", "std_", "min_", "max_"),
+    "rolling statistics": (*(f"mean_{h}h" for h in (6, 24, 72, 168, 672)), "std_", "min_", "max_"),
     "same-hour profile": ("same_",),
     "deviation from profile": ("deviation_",),
     "deviation carried to the lead": ("carried", "persistence_"),

@@ -27,7 +27,7 @@ def _is_free(instant: datetime) -> bool:
 
 
 def _deviations(z: list[float], origin: datetime) -> list[float]:
-    """Z less the decayed mean of the last 27 values at that hour on days of the same kind, for the last 28 days."""
+    """Return z less the decayed mean of the last 27 values at that hour on days of its kind, of the last 28 days."""
     free = [_is_free(origin + timedelta(hours=hour - 720)) for hour in range(720)]
 
     def own(hour: int) -> float:

@@ -24,8 +24,8 @@ def test_training_rows_are_the_features_of_single_windows_bit_for_bit() -> None:
         origin_us, lead = drawn.origin_us[row : row + 1], lead_h[row : row + 1]
         alone = [
             feature_matrix(
-                panel.until(until_us).windows(meters[meter : meter + 1], origin_us), origin_us, lead, calendar=LONDON
+                panel.until(until_us).windows(meters[m : m + 1], origin_us), origin_us, lead, calendar=LONDON
             )
-            for meter in range(len(meters))
+            for m in meters
         ]
         assert drawn.x[row].tobytes() in {matrix.x[0].tobytes() for matrix in alone}

@@ -20,7 +20,7 @@ from shared.params import TrainingParams
 
 HOUR_US = 3_600_000_000
 CUTOFF_US = 24 * 60 * HOUR_US
-SMALL = Recipe(trees=130, rows_cap=12_000, leaves=7, outer_leaves=7, patience=3)
+SMALL = Recipe(trees=160, rows_cap=20_000, leaves=7, outer_leaves=7, patience=3, learning_rate=0.4)
 
 
 def _panel(meters: int = 6, days: int = 70, level: float = 2.0) -> Panel:
@@ -65,7 +65,7 @@ def test_too_few_rows_to_judge_by_are_all_learnt_from() -> None:
 
 
 def test_the_final_trees_have_learnt_from_all_rows(early: TrainedModel) -> None:
-    assert early.trained_rows > 11_000
+    assert early.trained_rows > 19_000
     assert all(tree["num_leaves"] >= 1 for tree in early.boosters[1].dump_model()["tree_info"])
     counted = early.boosters[1].dump_model()["tree_info"][0]["tree_structure"]["internal_count"]
     assert counted == early.trained_rows
@@ -124,7 +124,7 @@ def test_net_load_that_changes_sign_is_forecast_better_than_by_seasonal_naive() 
     windows = judged_windows(panel, *all_pairs(panel, CUTOFF_US + np.arange(0, 8 * 24, 13) * HOUR_US))
     ours = forecast_windows(panel, windows, model_forecaster(model, UTC_CALENDAR))
     naive = forecast_windows(panel, windows, naive_forecaster(model.quantiles, season_h=168))
-    assert (ours[..., 1] < 0).mean() > 0.2
+    assert (ours[..., 1] < 0).mean() > 0.1
     scores = [measure(windows, forecast, model.quantiles, slice(None))["mase"] for forecast in (ours, naive)]
     assert scores[0] < 0.8 * scores[1]
 
