@@ -149,9 +149,11 @@ def _read(path: Path) -> pd.DataFrame:
     """Return `meter_id, ts (UTC), value` of a file, or say what is wrong with it."""
     try:
         csv = ".csv" in path.name.lower()  # .csv.gz too
-        rows = pd.read_csv(path, dtype={"meter_id": str}) if csv else pd.read_parquet(path)
+        rows = _read_csv(path) if csv else pd.read_parquet(path)
     except (OSError, ValueError) as e:  # pyarrow's own errors are ValueErrors
         raise DataFileError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from e
+    if set(rows.index.names) & {"meter_id", "ts"}:
+        rows = rows.reset_index()
     missing = {"meter_id", "ts", "value"} - set(rows.columns)
     if missing:
         raise DataFileError(f"{path}: has no column {', '.join(sorted(missing))}")
@@ -161,6 +163,12 @@ def _read(path: Path) -> pd.DataFrame:
     except (ValueError, TypeError, OverflowError) as e:
         raise DataFileError(f"{path}: {str(e).splitlines()[0]}") from e
     return rows[["meter_id", "ts", "value"]].dropna()
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return the rows of a CSV in which a meter may be called `007` or `NA`, but a value may not."""
+    nothing = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+    return pd.read_csv(path, dtype={"meter_id": str}, keep_default_na=False, na_values={"ts": [""], "value": nothing})
 
 
 def _instants(column: pd.Series) -> pd.Series:
