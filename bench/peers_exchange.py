@@ -42,14 +42,14 @@ def spread(names: list[str], most: int) -> list[str]:
 def as_frame(parts: dict[str, pd.Series]) -> pd.DataFrame:
     """Return series as the long table `unique_id, ds (naive UTC), y` that Nixtla's libraries take."""
     frames = [
-        pd.DataFrame({"unique_id": meter, "ds": part.index.tz_localize(None), "y": part.to_numpy()})
+        pd.DataFrame({"unique_id": meter, "ds": pd.DatetimeIndex(part.index).tz_localize(None), "y": part.to_numpy()})
         for meter, part in parts.items()
     ]
     return pd.concat(frames, ignore_index=True)
 
 
 def decile_rows(made: pd.DataFrame, model: str, origins: dict[str, pd.Timestamp]) -> pd.DataFrame:
-    """Return forecast rows of what a library made at one origin of each meter: point as median, intervals as deciles."""
+    """Return forecast rows of a library's table at one origin of each meter: point as median, intervals as deciles."""
     origin = made["unique_id"].map(origins)
     lead = (made["ds"] - origin.dt.tz_localize(None)) // pd.Timedelta("1h") + 1
     columns = {0.5: made[model]}
