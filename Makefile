@@ -6,15 +6,15 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PEERS := .venv-bench
+PEERS_VENV := .venv-bench
 # PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest, BENCH_ARGS to
-# the benches; MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
+# the benches, as do DATA, SETS and PEERS for bench-accuracy; MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
 export PYTHON KEEP
 
-.PHONY: help install mosquitto peers demo test soak bench check format lock clean
+.PHONY: help install mosquitto peers demo test soak bench bench-accuracy check format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## put Python packages into .venv (needs Python >= 3.11)
 	@:
@@ -44,16 +44,19 @@ test: install mosquitto ## run every test, with a real broker, MLflow and Delta
 bench: install mosquitto peers ## measure beside limits and peers (ONLY=ingest_committed measures one)
 	@$(BIN)/python -m bench $(ONLY) $(BENCH_ARGS)
 
+bench-accuracy: install peers ## forecasts beside other forecasters' on the development sets (DATA=folder, SETS=…, PEERS=…)
+	@$(BIN)/python -m bench.accuracy $(if $(DATA),--data "$(DATA)") $(if $(SETS),--sets "$(SETS)") $(if $(PEERS),--peers "$(PEERS)") $(BENCH_ARGS)
+
 # What metercast is measured against has an environment of its own. Without it the benches say so and go on.
 peers:
 	@command -v mosquitto_sub >/dev/null || scripts/install-package mosquitto-clients mosquitto || true
-	@$(MAKE) $(PEERS)/.installed || echo "The peers could not be installed into $(PEERS); the benches go on without them." >&2
+	@$(MAKE) $(PEERS_VENV)/.installed || echo "The peers could not be installed into $(PEERS_VENV); the benches go on without them." >&2
 
-$(PEERS)/.installed: requirements/bench.txt
-	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	@echo "Installing peers into $(PEERS)"
-	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/bench.txt \
-	  || { echo "uv could not; trying pip" && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt; }
+$(PEERS_VENV)/.installed: requirements/bench.txt
+	@test -x $(PEERS_VENV)/bin/python || $(BIN)/python -m venv $(PEERS_VENV)
+	@echo "Installing peers into $(PEERS_VENV)"
+	@$(BIN)/uv pip install --quiet --python $(PEERS_VENV)/bin/python --require-hashes -r requirements/bench.txt \
+	  || { echo "uv could not; trying pip" && $(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt; }
 	@touch $@
 
 # A quarter of the time in virtual time, where a seed takes a tenth of a second; the rest with real processes.

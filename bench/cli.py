@@ -33,7 +33,9 @@ BENCHES: Final = {
     "close": Bench(
         closing.run, ("close_to_last_forecast_p99_s", "edge_rss_mb"), ("meters", "weeks", "closings", "trees")
     ),
-    "forecasting": Bench(forecasting.run, ("forecasts_per_core", "onnx_share"), ("meters", "weeks", "rounds", "trees")),
+    "forecasting": Bench(
+        forecasting.run, ("forecasts_per_core", "onnx_share"), ("meters", "weeks", "rounds", "trees", "peers")
+    ),
     "record": Bench(record.run, ("record_readings_per_s",), ("readings", "runs")),
 }
 
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{size}", type=_positive, metavar="N", help=f"{text} (each bench has its own default)")
     parser.add_argument("--step", type=parse_duration, metavar="1min", help="event time between a meter's readings")
     parser.add_argument(
-        "--peers", type=lambda text: text.split(","), metavar="LIST", help="of: paho,mosquitto_sub,pathway"
+        "--peers", type=lambda text: text.split(","), metavar="LIST", help="of: paho,mosquitto_sub,pathway,mlforecast"
     )
     return parser
 

@@ -44,6 +44,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "restart_to_first_forecast_s": Limit("value", "≤", 10, 3),
     "close_to_last_forecast_p99_s": Limit("value", "≤", 2, 0.5),
     "edge_rss_mb": Limit("value", "≤", 150, 100),
+    "forecasts_per_core": Limit("ratio", "≥", 5, 20, against="mlforecast.predict"),
     "onnx_share": Limit("value", "≥", 0.5, 0.8),
     "record_readings_per_s": Limit("value", "≥", 300_000, 1_000_000),
 }

@@ -2,6 +2,7 @@
 
 A round is what `Tick`s of the node do once all meters have closed an hour: features, model, scores, calibration and
 encoded messages. Taking the readings in is not part of it. Processor time is counted, not the clock on the wall.
+mlforecast has the same loads of as many meters, and makes points only.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from bench.closing import END
 from bench.edge_state import readings_of, write_state
 from bench.figures import Figure
+from bench.forecasting_peer import TITLE, seconds_per_round
 from bench.stage import BenchFailed, say
+from central.training import Recipe
 from edge.artifacts import ArtifactFolder
 from edge.bootstrap import build_node
 from edge.effects import ChunkArrived, DesiredArrived, Publish, ReadingsArrived, Tick
@@ -35,6 +38,7 @@ from shared.params import Params
 from tests.small_model import small_manifest
 
 SITE: Final = "bench"
+_PEER_ROUNDS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,10 @@ class RoundTime:
     onnx_s: float
 
 
-def run(*, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 120) -> list[Figure]:
-    """Make `rounds` rounds, after one that does not count."""
+def run(
+    *, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 120, peers: Sequence[str] = ("mlforecast",)
+) -> list[Figure]:
+    """Make `rounds` rounds, after one that does not count, and let mlforecast forecast as many meters."""
     params = Params.model_validate({"site": SITE, "clock": "event"})
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name:
         folder = Path(name)
@@ -64,7 +70,22 @@ def run(*, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 12
         "trees_per_quantile": trees,
         "leads": params.horizon_steps,
     }
-    return _figures(times, meters, conditions)
+    figures = _figures(times, meters, conditions)
+    if "mlforecast" in peers:
+        sizes = (trees, trees * len(params.forecast.quantiles))
+        figures[:1] = [_beside_mlforecast(figures[0], meters, weeks, size) for size in sizes]
+    return figures
+
+
+def _beside_mlforecast(own: Figure, meters: int, weeks: int, trees: int) -> Figure:
+    """Return our figure with mlforecast's beside it, or as it is where that cannot run."""
+    seconds = seconds_per_round(meters=meters, weeks=weeks, trees=trees, leaves=Recipe().leaves, rounds=_PEER_ROUNDS)
+    if seconds is None:
+        return own
+    theirs = meters / seconds
+    conditions = {**own.conditions, "against_value": round(theirs, 1), "against_trees": trees}
+    title = f"{TITLE}, {trees} trees, point only"
+    return replace(own, against=title, ratio=round(own.value / theirs, 3), conditions=conditions)
 
 
 def _install(node: Node, trees: int) -> None:

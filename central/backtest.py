@@ -11,18 +11,31 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from central.backtest_windows import contract_windows
 from central.calibrating import Stretch, calibrated_windows, hindcast
 from central.covariates import Covariates, issues_from_file
 from central.dataset import Panel, panel_from_file
-from central.evaluation import Windows, forecast_windows, judged_windows, measure, model_forecaster, naive_forecaster
+from central.evaluation import (
+    Forecaster,
+    Windows,
+    forecast_windows,
+    ladder_forecaster,
+    leads_of,
+    measure,
+    model_forecaster,
+    naive_forecaster,
+    relative_mae,
+)
+from central.forecast_table import write_forecasts
 from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
 from shared.calendars import Calendar
 from shared.errors import DataFileError
-from shared.params import scored_leads
+from shared.params import ForecastParams, scored_leads
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_TELL_EVERY_S: Final = 5.0
 _LEAD_BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 36), (37, 48))
 _WARM_UP_DAYS: Final = 28  # of calibration before the first origin, by a model that ends there
 _WARM_UP_SHARE: Final = 1 / 3  # of what is known by then, at most
@@ -43,6 +56,7 @@ class BacktestOptions:
     country: str | None = None
     own_ends: bool = False
     covariates: Path | None = None
+    out: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be forecast, in a sentence."""
@@ -73,30 +87,50 @@ class BacktestOptions:
 def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[str, Any]:
     """Train once before the first origin, forecast every origin, and return the keys of the backtest contract.
 
-    Progress goes to stderr. Raises DataFileError when the file is too short for the origins asked for.
+    With `options.out` the forecasts are written there. Progress goes to stderr. Raises DataFileError when the file is
+    too short for the origins asked for, or cannot be read or written.
     """
-    _say(f"reading {options.readings.name}")
-    panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
-    if options.covariates is not None:
-        panel = _with_covariates(panel, options.covariates)
-    windows = _contract_windows(panel, options)
+    _require_place(options.out)
+    panel = _panel(options)
+    windows, firsts = _windows(panel, options)
+    _say(f"training before the first of {options.origins} origins of {len(np.unique(windows.meters))} meters")
     started = time.perf_counter()
-    firsts = _first_columns(panel, windows)
     model = _train_before(panel, firsts, options, recipe)
     train_s = time.perf_counter() - started
-    _say(f"trained on {model.trained_rows} rows in {train_s:.1f} s; forecasting {len(windows)} windows")
+    if model is not None:
+        _say(f"trained on {model.trained_rows} rows in {train_s:.1f} s")
     started = time.perf_counter()
-    forecast = forecast_windows(panel, windows, model_forecaster(model, options.calendar))
+    raw = forecast_windows(panel, windows, _ladder(model, options), _Progress(len(windows)))
     forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
-    _say("calibrating online up to each window")
-    calibrated = _calibrated(panel, windows, forecast, firsts, model, options)
+    forecast = raw if model is None else _calibrated(panel, windows, raw, firsts, model, options)
+    if options.out is not None:
+        write_forecasts(options.out, panel, windows, forecast, options.quantiles)
+        _say(f"wrote the forecasts to {options.out.name}")
     naive = {h: _naive(panel, windows, options, season_h=h) for h in (24, 168)}
-    return _report(windows, calibrated, forecast, naive, options) | {
+    return _report(windows, forecast, raw, naive, options) | {
         "meters": len(np.unique(windows.meters)),
         "origins": options.origins,
         "train_s": round(train_s, 3),
         "forecast_ms": round(forecast_ms, 4),
     }
+
+
+def _require_place(out: Path | None) -> None:
+    """Find out before the work, not after it, whether there is a folder to write to."""
+    if out is None:
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataFileError(f"--out {out}: cannot be written: {e.strerror or e}") from e
+    if out.is_dir():
+        raise DataFileError(f"--out {out}: is a folder, expected the name of a file")
+
+
+def _panel(options: BacktestOptions) -> Panel:
+    _say(f"reading {options.readings.name}")
+    panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
+    return panel if options.covariates is None else _with_covariates(panel, options.covariates)
 
 
 def _with_covariates(panel: Panel, path: Path) -> Panel:
@@ -111,33 +145,24 @@ def _with_covariates(panel: Panel, path: Path) -> Panel:
     return replace(panel, covariates=worth)
 
 
-def _contract_windows(panel: Panel, options: BacktestOptions) -> Windows:
-    """Return the windows of the last origins: counted back from the latest end of all, or from each meter's own."""
-    horizon = options.horizon_steps
-    spacing = options.spacing_h * 3600 // options.step_s
-    length = panel.load_kw.shape[1]
-    seen: NDArray[np.bool_] = np.isfinite(panel.load_kw)
-    own_end = length - seen[:, ::-1].argmax(axis=1)
-    ends = own_end if options.own_ends else np.full(len(panel.meters), length)
-    columns = ends[:, None] - horizon - spacing * np.arange(options.origins - 1, -1, -1)
-    usable = (columns >= 86_400 // options.step_s) & np.isfinite(panel.load_kw).any(axis=1, keepdims=True)
-    meters, which = np.nonzero(usable)
-    origins_us = panel.start_us + columns[meters, which].astype(np.int64) * panel.step_us
-    windows = judged_windows(panel, meters.astype(np.int64), origins_us, horizon_steps=horizon)
-    if not len(windows):
-        raise DataFileError(f"{options.readings}: too short for {options.origins} origins {options.spacing_h} h apart")
-    return windows
+def _windows(panel: Panel, options: BacktestOptions) -> tuple[Windows, Ints]:
+    """Return what is judged, and the column of each meter's first origin."""
+    try:
+        windows, firsts, left = contract_windows(
+            panel,
+            origins=options.origins,
+            spacing_steps=options.spacing_h * 3600 // options.step_s,
+            horizon_steps=options.horizon_steps,
+            own_ends=options.own_ends,
+        )
+    except DataFileError as e:
+        raise DataFileError(f"{options.readings}: {e}") from e
+    _say(f"{len(windows)} windows to forecast" + (f"; {left} left out: no history or no truth" if left else ""))
+    return windows, firsts
 
 
-def _first_columns(panel: Panel, windows: Windows) -> Ints:
-    """Return the column of each meter's first origin [M]; the panel's end where a meter has none."""
-    firsts = np.full(len(panel.meters), panel.load_kw.shape[1], dtype=np.int64)
-    np.minimum.at(firsts, windows.meters, panel.column(windows.origins_us))
-    return firsts
-
-
-def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Recipe) -> TrainedModel:
-    """Train on what had ended before each meter's column of `ends` [M].
+def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Recipe) -> TrainedModel | None:
+    """Train on what had ended before each meter's column of `ends` [M], or return None where that is too little.
 
     With ends of their own, meters have first origins of their own: what lies after is hidden from the training, so that
     no meter's judged truth is learned from.
@@ -154,7 +179,19 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
             calendar=options.calendar,
         )
     except ValueError as e:
-        raise DataFileError(f"{options.readings}: {e}") from e
+        _say(f"no model: {e}")
+        return None
+
+
+def _ladder(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
+    """Return the forecasts an edge would send: the model from the product's default history on, else simple rungs."""
+    return ladder_forecaster(
+        None if model is None else model_forecaster(model, options.calendar),
+        options.quantiles,
+        options.calendar,
+        step_s=options.step_s,
+        min_history_steps=int(ForecastParams().min_history.total_seconds()) // options.step_s,
+    )
 
 
 def _calibrated(
@@ -165,19 +202,21 @@ def _calibrated(
     As at an edge, where an earlier champion served before this one: a model trained up to `_WARM_UP_DAYS` before the
     first origin serves until there, so that nothing is calibrated on what its model was trained on.
     """
+    _say("calibrating online up to each window")
     lasts = np.zeros_like(firsts)
     np.maximum.at(lasts, windows.meters, panel.column(windows.origins_us) + 1)
-    stretches = [Stretch(model_forecaster(model, options.calendar), firsts, np.maximum(firsts, lasts))]
+    stretches = [Stretch(_ladder(model, options), firsts, np.maximum(firsts, lasts))]
     begins = _warm_up_columns(panel, firsts)
-    try:
-        recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)  # half the time, the same spread
-        earlier = _train_before(panel, begins, options, recipe)
-        stretches.append(Stretch(model_forecaster(earlier, options.calendar), begins, firsts))
-    except DataFileError:
+    recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)  # half the time, the same spread
+    earlier = _train_before(panel, begins, options, recipe)
+    if earlier is None:
         _say("too little before the first origin to calibrate on; calibration begins there")
+    else:
+        stretches.append(Stretch(_ladder(earlier, options), begins, firsts))
     knots = scored_leads(options.step_s, options.horizon_steps)
-    raw = hindcast(panel, stretches, knots, options.quantiles)
-    return calibrated_windows(panel, windows, forecast, raw, options.quantiles)
+    return calibrated_windows(
+        panel, windows, forecast, hindcast(panel, stretches, knots, options.quantiles), options.quantiles
+    )
 
 
 def _warm_up_columns(panel: Panel, firsts: Ints) -> Ints:
@@ -203,9 +242,11 @@ def _report(
     buckets = [(low, min(high, options.horizon_h)) for low, high in _LEAD_BUCKETS_H if low <= options.horizon_h]
 
     def complete(forecast: Floats, leads: slice, raw: Floats | None = None) -> dict[str, float]:
-        own = measure(windows, forecast, options.quantiles, leads, raw=raw)
-        rivals = {h: measure(windows, naive[h], options.quantiles, leads)["mase"] for h in naive}
-        return own | {f"rel_mae_{h}": own["mase"] / rival if rival > 0 else float("nan") for h, rival in rivals.items()}
+        measured = measure(windows, forecast, options.quantiles, leads, raw=raw)
+        part, own = leads_of(windows, forecast, leads)
+        for season_h, rival in naive.items():
+            measured[f"rel_mae_{season_h}"] = relative_mae(part, own, rival[:, leads], options.quantiles)
+        return measured
 
     return {
         "overall": complete(forecast, everything, raw),
@@ -216,6 +257,19 @@ def _report(
         "seasonal_naive_24": complete(naive[24], everything),
         "seasonal_naive_168": complete(naive[168], everything),
     }
+
+
+class _Progress:
+    """Tells on stderr how many of `total` windows are forecast, every few seconds at most."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._told_s = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if done == self._total or time.monotonic() - self._told_s > _TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            _say(f"forecast {done} of {self._total} windows")
 
 
 def _say(sentence: str) -> None:

@@ -20,17 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `central backtest` to a parser."""
     parser.add_argument("--readings", type=Path, required=True, help="Parquet or CSV of meter_id, ts, value")
     parser.add_argument("--json", action="store_true", help="print one JSON object (else a table)")
-    parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
+    parser.add_argument("--out", type=Path, help="write the forecasts to this Parquet file")
     parser.add_argument("--origins", type=int, default=8, help="number of origins (8)")
     parser.add_argument("--spacing", type=_hours, default=48, help="distance between origins (48h)")
     parser.add_argument("--horizon", type=_hours, default=48, help="how far each forecast reaches (48h)")
     parser.add_argument(
-        "--quantiles", type=_quantiles, default=(0.1, 0.5, 0.9), help="modelled quantiles (0.1,0.5,0.9)"
+        "--quantiles",
+        type=_quantiles,
+        nargs="+",
+        default=[(0.1, 0.5, 0.9)],
+        help="modelled quantiles (0.1 0.5 0.9; commas do too)",
     )
     parser.add_argument("--zone", default="UTC", help="IANA zone of the calendar features (UTC)")
     parser.add_argument("--country", default=None, help="country code for public holidays (none)")
     parser.add_argument("--aggregate", choices=("mean", "sum"), default="mean", help="of an interval's readings (mean)")
-    parser.add_argument("--step", choices=("1h", "30min", "15min"), default="1h", help="length of an interval (1h)")
+    parser.add_argument(
+        "--step", type=_step, default=3600, metavar="{1h,30min,15min}", help="length of an interval (1h)"
+    )
     parser.add_argument("--own-ends", action="store_true", help="the last window ends at each meter's own end")
     parser.add_argument(
         "--covariates",
@@ -50,18 +56,17 @@ def main(args: argparse.Namespace) -> int:
         origins=args.origins,
         spacing_h=args.spacing,
         horizon_h=args.horizon,
-        quantiles=args.quantiles,
-        step_s={"1h": 3600, "30min": 1800, "15min": 900}[args.step],
+        quantiles=tuple(sorted({level for group in args.quantiles for level in group})),
+        step_s=args.step,
         aggregate=args.aggregate,
         zone=args.zone,
         country=args.country,
         own_ends=args.own_ends,
         covariates=args.covariates,
+        out=args.out,
     )
     result = backtest(options)
     text = json.dumps(_without_nan(result), indent=2)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write((text if args.json else _table(result)) + "\n")
     return ExitCode.OK
 
@@ -78,7 +83,22 @@ def _hours(text: str) -> int:
 
 
 def _quantiles(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    """Read one level or several with commas between them."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected fractions such as 0.1,0.5,0.9") from error
+
+
+def _step(text: str) -> int:
+    """Read `1h`, `30min` or `15min` as seconds."""
+    try:
+        step_s = parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if step_s not in (3600, 1800, 900):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 15min, 30min or 1h")
+    return int(step_s)
 
 
 def _without_nan(value: Any) -> Any:

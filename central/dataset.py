@@ -34,6 +34,9 @@ _MIN_SEEN: Final = 24  # finite values a window must hold to be a training sampl
 _MOST_SCALES: Final = 20.0  # a target beyond is of a window that shows nothing, zeros perhaps: it may not rule a leaf
 _BLOCK: Final = 512  # windows whose features are computed at once
 _TOGETHER: Final = 64  # meters whose intervals are made at once
+_CELLS_MAX: Final = 100_000_000  # of a panel: 0.8 GB
+_EPOCH_UNITS: Final = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0))  # below the bound: microseconds in one unit
+_SLASHED_DATE: Final = r"^(\d{4})/(\d{1,2})/(\d{1,2})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,11 @@ def panel_from_readings(rows: pd.DataFrame, *, step_s: int = 3600, aggregate: st
     step_us = step_s * 1_000_000
     first, last = int(ts_us.min()) // step_us, int(ts_us.max()) // step_us
     shape = (len(names), last - first + 1)
+    if shape[0] * shape[1] > _CELLS_MAX:
+        raise DataFileError(
+            f"{shape[0]} meters from {rows['ts'].min():%Y-%m-%d} to {rows['ts'].max():%Y-%m-%d} at steps of {step_s} s "
+            "are more than memory should hold: is a ts wrong?"
+        )
     cell = codes * shape[1] + (ts_us // step_us - first)
     there = np.isfinite(value)
     size = shape[0] * shape[1]
@@ -216,30 +224,55 @@ def panel_from_readings(rows: pd.DataFrame, *, step_s: int = 3600, aggregate: st
 def _read(path: Path) -> pd.DataFrame:
     """Return `meter_id, ts (UTC), value`, perhaps `received_at`, of a file, or say what is wrong with it."""
     try:
-        rows = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+        csv = ".csv" in path.name.lower()  # .csv.gz too
+        rows = _read_csv(path) if csv else pd.read_parquet(path)
     except (OSError, ValueError) as e:  # pyarrow's own errors are ValueErrors
         raise DataFileError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from e
+    if set(rows.index.names) & {"meter_id", "ts"}:
+        rows = rows.reset_index()
     missing = {"meter_id", "ts", "value"} - set(rows.columns)
     if missing:
         raise DataFileError(f"{path}: has no column {', '.join(sorted(missing))}")
     try:
-        rows["ts"] = pd.to_datetime(rows["ts"], utc=True)
+        rows["ts"] = _instants(rows["ts"])
         rows["value"] = pd.to_numeric(rows["value"])
         if "received_at" in rows:
-            rows["received_at"] = pd.to_datetime(rows["received_at"], utc=True)
-    except (ValueError, TypeError) as e:
+            rows["received_at"] = _instants(rows["received_at"])
+    except (ValueError, TypeError, OverflowError) as e:
         raise DataFileError(f"{path}: {str(e).splitlines()[0]}") from e
     kept = ["meter_id", "ts", "value", *(["received_at"] if "received_at" in rows else [])]
     return rows[kept].dropna(subset=["meter_id", "ts", "value"])
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return the rows of a CSV in which a meter may be called `007` or `NA`, but a value may not."""
+    nothing = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+    return pd.read_csv(path, dtype={"meter_id": str}, keep_default_na=False, na_values={"ts": [""], "value": nothing})
+
+
+def _instants(column: pd.Series) -> pd.Series:
+    """Return aware UTC instants of ISO 8601 text (forms may differ; without offset it is UTC) or epoch numbers.
+
+    Epoch numbers are s, ms, µs or ns, whichever puts their median between 1973 and 5138.
+    """
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return pd.to_datetime(column, utc=True)
+    if pd.api.types.is_numeric_dtype(column):
+        size = float(column.abs().median())
+        per_us = next((factor for bound, factor in _EPOCH_UNITS if size < bound), 1e-3)
+        return pd.to_datetime((column * per_us).round().astype("Int64"), unit="us", utc=True)
+    text = column.astype("string").str.strip().str.replace(_SLASHED_DATE, r"\1-\2-\3", regex=True)
+    return pd.to_datetime(text, utc=True, format="ISO8601")
 
 
 def _readings_per_interval(codes: Ints, ts_us: Ints, meters: int, step_us: int) -> Floats:
     """Return how many readings an interval of each meter should hold, at least one, [M]."""
     expected = np.ones(meters)
     order = np.lexsort((ts_us, codes))
-    codes, apart = codes[order], np.diff(ts_us[order])
+    apart = np.diff(ts_us[order])
+    bounds = np.searchsorted(codes[order], np.arange(meters + 1))
     for meter in range(meters):
-        own = apart[(codes[1:] == meter) & (codes[:-1] == meter)]
+        own = apart[bounds[meter] : max(bounds[meter + 1] - 1, bounds[meter])]
         if len(own):
             distances, counts = np.unique(own, return_counts=True)
             expected[meter] = max(1.0, round(step_us / int(distances[counts.argmax()])))

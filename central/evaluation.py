@@ -5,7 +5,8 @@ At each origin a forecaster sees the windows that ended there; what came true af
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from central.criteria import Score
 from central.dataset import Panel
 from central.training import TrainedModel, predict
 from shared import metrics
-from shared.baselines import seasonal_naive_forecast
+from shared.baselines import fallback_forecast, seasonal_naive_forecast
 from shared.calendars import Calendar
 from shared.covariates import with_columns
 from shared.features import feature_matrix, to_load
@@ -72,20 +73,18 @@ def all_pairs(panel: Panel, origins_us: Ints) -> tuple[Ints, Ints]:
     return np.repeat(np.arange(count, dtype=np.int64), len(origins_us)), np.tile(origins_us, count)
 
 
-def forecast_windows(panel: Panel, windows: Windows, forecaster: Forecaster) -> Floats:
-    """Return kW [N, L, Q] of a forecaster, block by block."""
-    blocks = [slice(first, first + _BLOCK) for first in range(0, len(windows), _BLOCK)]
-    return np.concatenate(
-        [
-            forecaster(
-                panel.windows(windows.meters[b], windows.origins_us[b]),
-                windows.origins_us[b],
-                windows.leads,
-                panel.covariates_of(windows.meters[b]),
-            )
-            for b in blocks
-        ]
-    )
+def forecast_windows(
+    panel: Panel, windows: Windows, forecaster: Forecaster, progress: Callable[[int], None] = lambda _: None
+) -> Floats:
+    """Return kW [N, L, Q] of a forecaster, block by block; `progress` is told how many windows are done."""
+    made = []
+    for first in range(0, len(windows), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        meters, origins_us = windows.meters[block], windows.origins_us[block]
+        ahead = panel.covariates_of(meters)
+        made.append(forecaster(panel.windows(meters, origins_us), origins_us, windows.leads, ahead))
+        progress(min(first + _BLOCK, len(windows)))
+    return np.concatenate(made)
 
 
 def judged_score(panel: Panel, forecaster: Forecaster, windows: Windows, quantiles: tuple[float, ...]) -> Score:
@@ -120,6 +119,58 @@ def model_forecaster(model: TrainedModel, calendar: Calendar) -> Forecaster:
     return forecast
 
 
+def ladder_forecaster(
+    model: Forecaster | None,
+    quantiles: tuple[float, ...],
+    calendar: Calendar,
+    *,
+    step_s: int = 3600,
+    min_history_steps: int = 72,
+) -> Forecaster:
+    """Return what an edge would send: a model where it has enough history and gives numbers, else the simple rungs.
+
+    Finite for every window with any finite value.
+    """
+
+    def forecast(
+        windows: NDArray[np.float32], origins_us: Ints, leads: Ints, covariates: Covariates | None = None, /
+    ) -> Floats:
+        kw = np.full((len(windows), len(leads), len(quantiles)), np.nan)
+        enough = np.isfinite(windows).sum(axis=1) >= min_history_steps
+        if model is not None and enough.any():
+            ahead = None if covariates is None else covariates.of(np.flatnonzero(enough))
+            kw[enough] = model(windows[enough], origins_us[enough], leads, ahead)
+        below = ~np.isfinite(kw).all(axis=(1, 2))
+        if below.any():
+            kw[below], _ = fallback_forecast(
+                windows[below], origins_us[below], leads, quantiles, calendar=calendar, step_s=step_s
+            )
+        return kw
+
+    return forecast
+
+
+def relative_mae(windows: Windows, forecast: Floats, rival: Floats, quantiles: tuple[float, ...]) -> float:
+    """Return MASE over that of a rival, over what both have forecast; NaN where the rival made no error."""
+    answered = np.isfinite(forecast).all(axis=2) & np.isfinite(rival).all(axis=2)
+    actual = np.where(answered, windows.actual, np.nan)
+    ours, theirs = (
+        _mean_over_meters(windows.meters, metrics.mase(actual, median_of(f, quantiles), windows.scale))
+        for f in (forecast, rival)
+    )
+    return ours / theirs if theirs > 0 else float("nan")
+
+
+def median_of(forecast: Floats, quantiles: tuple[float, ...]) -> Floats:
+    """Return the medians [N, L] of quantiles [N, L, Q], interpolated where not modelled."""
+    return metrics.at_quantiles(forecast, quantiles, (0.5,))[..., 0]
+
+
+def leads_of(windows: Windows, forecast: Floats, leads: slice) -> tuple[Windows, Floats]:
+    """Return the windows and forecasts of a range of leads alone."""
+    return replace(windows, leads=windows.leads[leads], actual=windows.actual[:, leads]), forecast[:, leads]
+
+
 def measure(
     windows: Windows, forecast: Floats, quantiles: tuple[float, ...], leads: slice, *, raw: Floats | None = None
 ) -> dict[str, float]:
@@ -145,16 +196,19 @@ def measure(
 
 
 def _scales(panel: Panel, meters: Ints, origins_us: Ints) -> Floats:
-    """Return MASE's scale of each window: mean |y_t − y_{t−24h}| before its origin, by running sums."""
+    """Return MASE's scale of each window: mean |y_t − y_{t−24h}| before its origin, by running sums of each meter."""
     season = 86_400 // panel.step_s
-    apart = np.full(panel.load_kw.shape, np.nan)
-    apart[:, season:] = np.abs(panel.load_kw[:, season:] - panel.load_kw[:, :-season])
-    there = np.isfinite(apart)
-    total = np.cumsum(np.where(there, apart, 0.0), axis=1)
-    count = np.cumsum(there, axis=1)
-    last = np.minimum(panel.column(origins_us), panel.load_kw.shape[1]) - 1
-    sums, counts = total[meters, last], count[meters, last]
-    scales: Floats = np.divide(sums, counts, out=np.full(len(meters), np.nan), where=counts > 0)
+    scales = np.full(len(meters), np.nan)
+    last = np.minimum(panel.column(origins_us), panel.load_kw.shape[1])  # columns before it are known
+    for meter in np.unique(meters):
+        load = panel.load_kw[meter]
+        apart = np.abs(load[season:] - load[:-season])
+        there = np.isfinite(apart)
+        own = np.flatnonzero((meters == meter) & (last > season))
+        total, count = np.cumsum(np.where(there, apart, 0.0)), np.cumsum(there)
+        known = own[count[last[own] - season - 1] > 0]
+        at = last[known] - season - 1
+        scales[known] = total[at] / count[at]
     return scales
 
 
@@ -175,4 +229,4 @@ def _peak_hour_error(windows: Windows, median: Floats, leads: slice) -> float:
     errors = [
         metrics.peak_hour_error(windows.actual[:, leads][:, d], median[:, d], step_s=windows.step_s) for d in days
     ]
-    return float(np.mean(errors))
+    return float(metrics.mean_of(np.array(errors)))

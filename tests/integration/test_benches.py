@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.cli import BENCHES, main
+from bench.contestants import PEERS
 from bench.figures import BARE_PAHO_5, Figure, table
 from bench.wire import PUBLISH, publish_packet, split, topic_and_payload
 
@@ -17,7 +18,7 @@ TOY = {
     "memory": ["--meters", "50"],
     "restart": ["--meters", "5", "--weeks", "1", "--runs", "1", "--trees", "10"],
     "close": ["--meters", "5", "--weeks", "1", "--closings", "2", "--trees", "10"],
-    "forecasting": ["--meters", "5", "--weeks", "1", "--rounds", "2", "--trees", "10"],
+    "forecasting": ["--meters", "5", "--weeks", "1", "--rounds", "2", "--trees", "10", "--peers", "mlforecast"],
     "record": ["--readings", "2000", "--runs", "1"],
 }
 
@@ -36,6 +37,10 @@ def test_a_bench_runs_at_toy_size_and_writes_each_of_its_figures(
             assert row["name"] == figure
             assert row["value"] > 0
             assert row["runs"] >= 1
+    if name == "forecasting" and (PEERS / ".installed").exists():
+        rows = json.loads((tmp_path / "forecasts_per_core.json").read_text())
+        assert [row["conditions"]["against_trees"] for row in rows] == [10, 30]
+        assert all(row["ratio"] > 0 for row in rows)
     if name == "ingest":
         _require_the_peer_of_the_contract_first(json.loads((tmp_path / "ingest_committed.json").read_text()))
 

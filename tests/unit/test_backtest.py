@@ -92,12 +92,12 @@ def test_mase_is_the_mean_over_origins_then_over_meters() -> None:
     assert (score.windows, score.meters) == (4, 2)
 
 
-def test_the_command_prints_json_and_writes_it(
+def test_the_command_prints_json_and_writes_the_forecasts(
     readings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    out = tmp_path / "backtest.json"
+    out = tmp_path / "forecasts.parquet"
     given = [
         "--readings",
         str(readings),
@@ -112,8 +112,12 @@ def test_the_command_prints_json_and_writes_it(
     ]
     assert command.main(parser.parse_args([*given, "--json", "--out", str(out)])) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads(out.read_text())
     assert [bucket["to"] for bucket in printed["by_lead"]] == [6, 12, 24]
+    rows = pd.read_parquet(out)
+    assert list(rows.columns) == ["meter_id", "origin", "lead", "quantile", "value"]
+    assert (rows["lead"].min(), rows["lead"].max(), set(rows["quantile"])) == (1, 24, {0.1, 0.5, 0.9})
+    assert len(rows) == rows[["meter_id", "origin"]].drop_duplicates().shape[0] * 24 * 3
+    assert np.isfinite(rows["value"]).all()
 
 
 @pytest.mark.parametrize(
