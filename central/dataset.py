@@ -156,7 +156,7 @@ class Sampling:
     horizon_steps: int = 48
     dropout: float = 0.3
     half_life_days: float | None = None
-    covariate_dropout: float = 0.2
+    covariate_dropout: float = 0.25
     meter_balance: float = 0.0
     peak_weight: float = 0.0
 

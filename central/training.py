@@ -41,7 +41,7 @@ class Recipe:
     leads_per_sample: int = 8
     dropout: float = 0.3
     half_life_days: float | None = None
-    covariate_dropout: float = 0.2  # of samples that know no covariate: so that a site without any is served as well
+    covariate_dropout: float = 0.25  # of samples that know no covariate: so that a site without any is served as well
     meter_balance: float = 0.0
     peak_weight: float = 0.0
     seed: int = 7

@@ -18,7 +18,7 @@ TOY = {
     "memory": ["--meters", "50"],
     "restart": ["--meters", "5", "--weeks", "1", "--runs", "1", "--trees", "10"],
     "close": ["--meters", "5", "--weeks", "1", "--closings", "2", "--trees", "10"],
-    "forecasting": ["--meters", "5", "--weeks", "1", "--rounds", "2", "--trees", "10", "--peers", "mlforecast"],
+    "forecasting": ["--meters", "5", "--weeks", "4", "--rounds", "2", "--trees", "10", "--peers", "mlforecast"],
     "record": ["--readings", "2000", "--runs", "1"],
 }
 

@@ -11,7 +11,7 @@ from central.params_edit import with_values
 from shared import params_file
 
 ROOT = Path(__file__).parents[2]
-VALUES = {"leaves": 63, "learning_rate": 0.05, "half_life_days": None}
+VALUES = {"leaves": 63, "learning_rate": 0.2, "half_life_days": None}
 
 
 def test_in_the_shipped_file_nothing_but_the_lines_of_the_values_change(tmp_path: Path) -> None:
@@ -19,8 +19,8 @@ def test_in_the_shipped_file_nothing_but_the_lines_of_the_values_change(tmp_path
     after = with_values(before, "training", VALUES)
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
     assert changed == [
+        ("  learning_rate: 0.05", "  learning_rate: 0.2"),
         ("  leaves: 31", "  leaves: 63"),
-        ("  learning_rate: 0.1", "  learning_rate: 0.05"),
     ]
     (tmp_path / "p.yaml").write_text(after)
     assert params_file.load(tmp_path / "p.yaml").training.leaves == 63
