@@ -102,7 +102,7 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
     started = time.perf_counter()
     raw = forecast_windows(panel, windows, _ladder(model, options), _Progress(len(windows)))
     forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
-    forecast = raw if model is None else _calibrated(panel, windows, raw, firsts, model, options)
+    forecast = _calibrated(panel, windows, raw, firsts, model, options)
     if options.out is not None:
         write_forecasts(options.out, panel, windows, forecast, options.quantiles)
         _say(f"wrote the forecasts to {options.out.name}")
@@ -167,11 +167,9 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
     With ends of their own, meters have first origins of their own: what lies after is hidden from the training, so that
     no meter's judged truth is learned from.
     """
-    known = np.arange(panel.load_kw.shape[1]) < ends[:, None]
-    hidden = replace(panel, load_kw=np.where(known, panel.load_kw, np.nan))
     try:
         return train(
-            hidden,
+            panel.known_at(ends),
             until_us=panel.start_us + int(ends.max()) * panel.step_us,
             quantiles=options.quantiles,
             horizon_steps=options.horizon_steps,
@@ -184,7 +182,7 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
 
 
 def _ladder(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
-    """Return the forecasts an edge would send: the model from the product's default history on, else simple rungs."""
+    """Return what an edge without a starter would send: the model from the default history on, else simple rungs."""
     return ladder_forecaster(
         None if model is None else model_forecaster(model, options.calendar),
         options.quantiles,
@@ -195,9 +193,9 @@ def _ladder(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
 
 
 def _calibrated(
-    panel: Panel, windows: Windows, forecast: Floats, firsts: Ints, model: TrainedModel, options: BacktestOptions
+    panel: Panel, windows: Windows, forecast: Floats, firsts: Ints, model: TrainedModel | None, options: BacktestOptions
 ) -> Floats:
-    """Return the forecasts as an edge would issue them, whose calibration has seen every origin before.
+    """Return the forecasts calibrated as an edge would, having seen every origin before; without stand-down.
 
     As at an edge, where an earlier champion served before this one: a model trained up to `_WARM_UP_DAYS` before the
     first origin serves until there, so that nothing is calibrated on what its model was trained on.
@@ -207,12 +205,14 @@ def _calibrated(
     np.maximum.at(lasts, windows.meters, panel.column(windows.origins_us) + 1)
     stretches = [Stretch(_ladder(model, options), firsts, np.maximum(firsts, lasts))]
     begins = _warm_up_columns(panel, firsts)
-    recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)  # half the time, the same spread
-    earlier = _train_before(panel, begins, options, recipe)
-    if earlier is None:
-        _say("too little before the first origin to calibrate on; calibration begins there")
-    else:
+    earlier = None
+    if model is not None:  # half the rows: half the time, the same spread
+        recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)
+        earlier = _train_before(panel, begins, options, recipe)
+    if earlier is not None or model is None:
         stretches.append(Stretch(_ladder(earlier, options), begins, firsts))
+    else:
+        _say("too little before the first origin to calibrate on; calibration begins there")
     knots = scored_leads(options.step_s, options.horizon_steps)
     return calibrated_windows(
         panel, windows, forecast, hindcast(panel, stretches, knots, options.quantiles), options.quantiles

@@ -3,7 +3,8 @@
 A hindcast holds what a model says at every origin of a stretch, at the scored leads only; `states_by_origin` goes
 through it as rounds do: the interval that has just ended settles what was issued for it, then the next is issued.
 
-Invariant: the states of an origin know no load at or after it.
+Invariant: the states of an origin know no load at or after it, and none that was received later. What came late or was
+corrected has taught nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def states_by_origin(panel: Panel, raw: Hindcast) -> States:
     by_origin = np.empty((meters, origins, *states.shape[1:]), dtype=np.float32)
     issued_kw = np.full(raw.spread_kw.shape, np.nan, dtype=np.float32)
     for origin in range(origins):
-        truth_kw = panel.load_kw[:, raw.first + origin - 1] if origin else np.full(meters, np.nan)
+        truth_kw = panel.as_it_ended(raw.first + origin - 1) if origin else np.full(meters, np.nan)
         for knot, lead in enumerate(raw.knots):
             if origin >= lead:
                 met = issued_kw[:, origin - lead, knot]

@@ -87,12 +87,25 @@ class Panel:
     def until(self, end_us: int) -> Panel:
         """Return the panel as it stood at `end_us`: only intervals that had ended, as they were known."""
         count = max(0, int(self.column(np.array([end_us], dtype=np.int64))[0]))
-        load_kw = self.load_kw[:, :count]
+        known = self.known_at(np.full(len(self.meters), count, dtype=np.int64))
+        revisions = None if known.revisions is None else known.revisions.until(count)
+        return replace(known, load_kw=known.load_kw[:, :count], revisions=revisions)
+
+    def known_at(self, ends: Ints) -> Panel:
+        """Return the panel as it stood at each meter's own column of `ends` [M]; from there on it is missing."""
+        ended = np.arange(self.load_kw.shape[1]) < ends[:, None]
         if self.revisions is None:
-            return replace(self, load_kw=load_kw)
-        meters, columns = np.arange(len(load_kw))[:, None], np.arange(load_kw.shape[1])
-        known_kw = self.revisions.known(load_kw, meters, columns, np.array(count))
-        return replace(self, load_kw=known_kw, revisions=self.revisions.until(count))
+            return replace(self, load_kw=np.where(ended, self.load_kw, np.nan))
+        meters, columns = np.arange(len(ends))[:, None], np.arange(self.load_kw.shape[1])
+        known_kw = self.revisions.known(self.load_kw, meters, columns, ends[:, None])
+        return replace(self, load_kw=np.where(ended, known_kw, np.nan), revisions=self.revisions.forgotten_from(ends))
+
+    def as_it_ended(self, column: int) -> Floats:
+        """Return the load [M] of an interval as it was known at its end."""
+        load_kw = self.load_kw[:, column]
+        if self.revisions is None:
+            return load_kw
+        return self.revisions.known(load_kw, np.arange(len(load_kw)), np.array(column), np.array(column + 1))
 
     def covariates_of(self, meters: Ints) -> Covariates | None:
         """Return what is known ahead to row indices `meters`, None where there is nothing of the kind."""

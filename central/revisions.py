@@ -73,6 +73,12 @@ class Revisions:
         """Return those of the panel cut at `column`."""
         return Revisions(self.settled[:, :column], self.key, self.load_kw)
 
+    def forgotten_from(self, ends: Ints) -> Revisions:
+        """Return those of the panel as it stood at each meter's column of `ends` [M]: no later word is one."""
+        ended = np.arange(self.settled.shape[1]) < ends[:, None]
+        settled = np.where(ended, np.minimum(self.settled, ends[:, None]), 0).astype(np.int32)
+        return Revisions(settled, self.key, self.load_kw)
+
 
 def revisions_of(
     versions: Versions,

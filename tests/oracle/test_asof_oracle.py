@@ -88,6 +88,37 @@ def test_a_panel_cut_at_an_instant_says_what_was_known_then(
         np.testing.assert_array_equal(cut.windows(np.arange(3), at), panel.windows(np.arange(3), at))
 
 
+@settings(max_examples=10, deadline=None)
+@given(readings=st.lists(sent, min_size=1, max_size=60), ends=st.tuples(*[st.integers(1, HOURS)] * 3))
+def test_a_panel_known_at_each_meters_own_end_is_for_each_as_if_cut_there(
+    readings: list[tuple[str, int, int, int]], ends: tuple[int, int, int]
+) -> None:
+    panel = panel_from_record(_rows(readings, ("power",)), RULES, bindings=BINDINGS, grace=GRACE)
+    columns = panel.column(int(START.value // 1000) + np.array(ends) * HOUR_US)
+    known = panel.known_at(columns)
+    for meter, end in enumerate(columns.tolist()):
+        own, at_us = np.array([meter]), panel.start_us + end * HOUR_US
+        alone = panel.until(at_us)
+        np.testing.assert_array_equal(known.load_kw[meter, :end], alone.load_kw[meter])
+        assert np.isnan(known.load_kw[meter, end:]).all()
+        for later in (known, known.until(panel.end_us)):  # as a training cuts it: nothing comes back
+            for origin_us in (at_us - 5 * HOUR_US, at_us, at_us + 3 * HOUR_US):
+                wanted = alone.windows(own, np.array([origin_us]))
+                np.testing.assert_array_equal(later.windows(own, np.array([origin_us])), wanted)
+
+
+@settings(max_examples=10, deadline=None)
+@given(readings=st.lists(sent, min_size=1, max_size=60))
+def test_an_interval_as_it_ended_is_the_last_of_the_window_that_ends_with_it(
+    readings: list[tuple[str, int, int, int]],
+) -> None:
+    panel = panel_from_record(_rows(readings, ("power",)), RULES, bindings=BINDINGS, grace=GRACE)
+    for column in range(panel.load_kw.shape[1]):
+        origins_us = np.full(len(panel.meters), panel.start_us + (column + 1) * HOUR_US)
+        last = panel.windows(np.arange(len(panel.meters)), origins_us)[:, -1]
+        np.testing.assert_array_equal(panel.as_it_ended(column).astype(np.float32), last)
+
+
 @settings(max_examples=15, deadline=None)
 @given(readings=st.lists(sent, min_size=1, max_size=60))
 def test_a_file_that_says_when_its_readings_came_is_taken_at_its_word(
