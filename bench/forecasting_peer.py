@@ -24,6 +24,7 @@ from shared.clock import HOUR_US
 
 TITLE: Final = "mlforecast.predict"
 _PATIENCE_S: Final = 600
+_LEAST_WEEKS: Final = 5  # its longest lag is four, and something must be left to train on
 
 
 def seconds_per_round(*, meters: int, weeks: int, trees: int, leaves: int, rounds: int) -> float | None:
@@ -33,7 +34,7 @@ def seconds_per_round(*, meters: int, weeks: int, trees: int, leaves: int, round
         return None
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as folder:
         readings = Path(folder) / "readings.parquet"
-        _loads(meters, weeks * 168).to_parquet(readings)
+        _loads(meters, max(weeks, _LEAST_WEEKS) * 168).to_parquet(readings)
         command = [str(PEERS / "bin" / "python"), "-m", "bench.peers_speed", str(readings)]
         try:
             told = subprocess.run(
