@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from edge.calibration import Source
 from edge.covariates import issue_from
 from edge.pages import PAGE_BYTES, Pages, Row, log_of, read_log
 from shared.clock import LATEST_US
@@ -304,12 +305,24 @@ def _is_issue(content: Content) -> bool:
     return True
 
 
+def _is_learned(content: Content) -> bool:
+    return content["source"] in set(Source) and content["meter"] >= 0
+
+
+def _is_standing(content: Content) -> bool:
+    sums = [content[name] for name in ("evidence", "champion_kw", "naive_kw")]
+    known = 0 <= content["version"] < 2**31 and all(math.isfinite(value) and value >= 0 for value in sums)
+    return known and (sums[0] > 0 or not content["down"])
+
+
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
     "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
+    "calibration": _is_learned,
     "covariates": _is_issue,
     "meters": lambda content: is_id(content["name"]),
     "forms": _is_form,
     "readings": lambda content: bool(0 <= content["ts_us"] < LATEST_US),
+    "standing": _is_standing,
 }
 
 

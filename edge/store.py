@@ -127,11 +127,11 @@ class Store:
         """Named single values: epoch, clock, models."""
         return dict(self._db.execute("SELECT name, value FROM facts"))
 
-    def belong_to(self, *, site: str, step_s: int, leads: Sequence[int]) -> None:
-        """Make sure that this state is of this site, step and scored leads; a new one becomes so.
+    def belong_to(self, *, site: str, step_s: int, leads: Sequence[int], quantiles: Sequence[float]) -> None:
+        """Make sure that this state is of this site, step, scored leads and outer quantiles; a new one becomes so.
 
-        Raises StateError for another site or step. Other leads cost the scores that were pending, and begin calibration
-        and standing anew.
+        Raises StateError for another site or step. Other leads or outer quantiles cost the scores that were pending,
+        and begin calibration and standing anew.
         """
         held = self.facts
         for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
@@ -140,11 +140,11 @@ class Store:
                     f"edge.state_dir {self._folder}: was begun with {key} {held[name]}, not {value}; "
                     "go back to that, or set another edge.state_dir"
                 )
-        wanted = ",".join(map(str, leads))
-        if held.get("leads", wanted) != wanted:
+        wanted = {"leads": ",".join(map(str, leads)), "outer": f"{quantiles[0]:g},{quantiles[-1]:g}"}
+        if any(held.get(name, value) != value for name, value in wanted.items()):
             for table in ("issued", "calibration", "standing"):
                 self._db.execute(f"DELETE FROM {table}")
-        facts = {"site": site, "step_s": str(step_s), "leads": wanted}
+        facts = {"site": site, "step_s": str(step_s), **wanted}
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
     @property
@@ -265,7 +265,7 @@ class Store:
                 if own:
                     site.scoreboard.put(_issued_from(origin, role, own, site.scoreboard))
             self._load_learned(site)
-        except (sqlite3.Error, IndexError, ValueError) as error:
+        except (sqlite3.Error, IndexError, ValueError, OverflowError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 
     def _load_learned(self, site: SiteState) -> None:
