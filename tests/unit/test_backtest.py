@@ -156,7 +156,7 @@ def test_with_too_little_before_the_first_origin_calibration_begins_there(tmp_pa
 
 
 def test_what_is_forecast_without_a_model_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hours = pd.date_range("2013-01-01", periods=20 * 24, freq="h", tz="UTC")
+    hours = pd.date_range("2013-01-01", periods=19 * 24, freq="h", tz="UTC")
     load = np.random.default_rng(4).lognormal(0, 0.8, (3, len(hours)))
     rows = pd.DataFrame(
         {"meter_id": np.repeat(list("abc"), len(hours)), "ts": np.tile(hours, 3), "value": load.ravel()}
