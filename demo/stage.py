@@ -128,7 +128,7 @@ class Stage:
         column = min(max(0, newest - 1), served.origins - 1)  # of the newest origin some forecasts are still to come
         by_model = int(np.count_nonzero(served.rung[:, column] == CHAMPION))
         version = observer.serving[-1].version if observer.serving else 0
-        who = f"v{version} serves {by_model} of {len(observer.meters)} meters" if version else "fallback only"
+        who = f"v{version} serves {by_model} of {len(observer.meters)} meters" if version else "starter and fallback"
         return (
             f"{self.now:%a %-d %b %H:00}  {who}  {observer.counts.forecasts:,} forecasts  "
             f"{len(observer.drift)} drift  {len(observer.dead_letters)} dead letters"
