@@ -59,7 +59,7 @@ def plan_of(params: Params) -> Plan:
 def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, starter: Starter | None = None) -> Node:
     """A node that goes on where the store's last commit stopped; `starter` serves where no champion can."""
     leads = scored_leads(params.step_s, params.horizon_steps)
-    store.belong_to(site=params.site, step_s=params.step_s, leads=leads)
+    store.belong_to(site=params.site, step_s=params.step_s, leads=leads, quantiles=params.forecast.quantiles)
     facts = store.facts
     topics = SiteTopics(params.mqtt.root, params.site)
     site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), store.forms))

@@ -127,11 +127,12 @@ class Store:
         """Named single values: epoch, clock, models."""
         return dict(self._db.execute("SELECT name, value FROM facts"))
 
-    def belong_to(self, *, site: str, step_s: int, leads: Sequence[int]) -> None:
-        """Make sure that this state is of this site, step and scored leads; a new one becomes so.
+    def belong_to(self, *, site: str, step_s: int, leads: Sequence[int], quantiles: Sequence[float]) -> None:
+        """Make sure that this state is of this site, step, scored leads and outer quantiles; a new one becomes so.
 
         Raises StateError for another site or step. Other leads cost the scores that were pending, and begin calibration
-        and standing anew.
+        and standing anew. So do other outer quantiles, of which both were learned or issued, but for standing, which
+        compares medians.
         """
         held = self.facts
         for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
@@ -140,11 +141,13 @@ class Store:
                     f"edge.state_dir {self._folder}: was begun with {key} {held[name]}, not {value}; "
                     "go back to that, or set another edge.state_dir"
                 )
-        wanted = ",".join(map(str, leads))
-        if held.get("leads", wanted) != wanted:
-            for table in ("issued", "calibration", "standing"):
-                self._db.execute(f"DELETE FROM {table}")
-        facts = {"site": site, "step_s": str(step_s), "leads": wanted}
+        told = {"leads": ",".join(map(str, leads)), "outer": f"{quantiles[0]},{quantiles[-1]}"}
+        others = {name for name, value in told.items() if held.get(name, value) != value}
+        for table in ("issued", "calibration") if others else ():
+            self._db.execute(f"DELETE FROM {table}")
+        if "leads" in others:
+            self._db.execute("DELETE FROM standing")
+        facts = {"site": site, "step_s": str(step_s), **told}
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
     @property
