@@ -131,8 +131,7 @@ class Store:
         """Make sure that this state is of this site, step, scored leads and outer quantiles; a new one becomes so.
 
         Raises StateError for another site or step. Other leads cost the scores that were pending, and begin calibration
-        and standing anew. So do other outer quantiles, of which both were learned or issued, but for standing, which
-        compares medians.
+        and standing anew. So do other outer quantiles, but standing, which compares medians, goes on.
         """
         held = self.facts
         for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
