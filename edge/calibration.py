@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge.forecaster import RUNGS
 from edge.window import FIRST_ROWS, grown
-from shared.calibration import STATE, States, calibrated, fresh, learned
+from shared.calibration import STATE, States, calibrated, fresh, learned, sound
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -32,6 +32,16 @@ class Source(IntEnum):
     MODEL = 0
     RULE = 1
     CHALLENGER = 2
+
+
+SOURCES: Final = frozenset(Source)
+
+
+def is_state(source: object, leads: int, body: bytes) -> bool:
+    """Whether a row of the state database can be what a source learned at so many scored leads."""
+    if source not in SOURCES or leads <= 0 or len(body) != 4 * leads * STATE:
+        return False
+    return bool(sound(np.frombuffer(body, dtype=np.float32).reshape(1, leads, STATE)).all())
 
 
 def sources_of(rung: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -109,13 +119,13 @@ class Calibration:
             yield state.tobytes()
 
     def unpack(self, source: int, lines: list[tuple[int, bytes]]) -> None:
-        """Take (row, state) from disk; one that is not of this shape, or holds no number, begins anew."""
+        """Take (row, state) from disk; one that is not of this shape, or was never learned, begins anew."""
         shape = (len(self._leads), STATE)
         size = 4 * shape[0] * shape[1]
-        fitting = [(row, body) for row, body in lines if len(body) == size]
-        if not fitting:
+        fitting = [(row, body) for row, body in lines if isinstance(body, bytes) and len(body) == size]
+        if source not in SOURCES or not fitting:
             return
         rows, bodies = zip(*fitting, strict=True)
         states = np.frombuffer(b"".join(bodies), dtype=np.float32).reshape(-1, *shape)
-        sound = np.isfinite(states).all(axis=(1, 2))
-        self.put(source, np.array(rows, dtype=np.int64)[sound], states[sound])
+        good = sound(states)
+        self.put(source, np.array(rows, dtype=np.int64)[good], states[good])

@@ -93,7 +93,7 @@ class SiteCovariates:
             except MessageRefused as reason:
                 taken.refused.append((SENDERS, message.topic, RefusedItem(None, message.payload, str(reason))))
                 continue
-            self._keep(issue, now_us, taken)
+            self._keep(issue, now_us, taken, retained=message.retain)
         return taken
 
     def columns(self, names: Sequence[str], origin_us: int, leads: Ints) -> Columns:
@@ -128,13 +128,15 @@ class SiteCovariates:
             raise MessageRefused(f"{topic}: would be beyond the {MAX_NAMES} covariates of a site")
         return issue
 
-    def _keep(self, issue: Issue, now_us: int, taken: TakenIssues) -> None:
+    def _keep(self, issue: Issue, now_us: int, taken: TakenIssues, *, retained: bool) -> None:
+        passed = issue.end_us <= now_us - KEPT_US and now_us != NO_INSTANT
         known = self._issues.get(issue.name, {}).get(issue.key)
-        if known is not None and known.says_as(issue):
+        # What a broker retains comes at every connect; long passed, it came before and is not known here any more.
+        if (known is not None and known.says_as(issue)) or (passed and retained):
             taken.duplicates += 1
             return
         taken.recorded.append(issue)
-        if issue.end_us <= now_us - KEPT_US and now_us != NO_INSTANT:
+        if passed:
             return
         issues = self._issues.setdefault(issue.name, {})
         issues[issue.key] = issue

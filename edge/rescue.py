@@ -17,9 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from edge.calibration import Source
+from edge.calibration import is_state
 from edge.covariates import issue_from
 from edge.pages import PAGE_BYTES, Pages, Row, log_of, read_log
+from edge.standing import RECORD, is_record
 from shared.clock import LATEST_US
 from shared.errors import MessageRefused
 from shared.grid import KINDS, UNITS
@@ -317,12 +318,12 @@ def _is_standing(content: Content) -> bool:
 
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
     "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
-    "calibration": _is_learned,
+    "calibration": lambda content: is_state(content["source"], content["leads"], content["state"]),
     "covariates": _is_issue,
     "meters": lambda content: is_id(content["name"]),
     "forms": _is_form,
     "readings": lambda content: bool(0 <= content["ts_us"] < LATEST_US),
-    "standing": _is_standing,
+    "standing": lambda content: is_record(*(content[name] for name in RECORD.names or ())),
 }
 
 

@@ -29,9 +29,24 @@ RECORD: Final = np.dtype(
     [("version", "i4"), ("down", "?"), ("evidence", "f4"), ("champion_kw", "f4"), ("naive_kw", "f4")]
 )
 
+_VERSIONS: Final = np.iinfo(RECORD["version"])
+_SUM_AT_MOST: Final = float(np.finfo(np.float32).max)
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Records = NDArray[np.void]
+
+
+def is_record(version: object, down: object, *sums: object) -> bool:
+    """Whether a row of the state database can be a record; `sums`: evidence, champion_kw, naive_kw.
+
+    There is no verdict without evidence.
+    """
+    if not isinstance(version, int) or not _VERSIONS.min <= version <= _VERSIONS.max or down not in (0, 1):
+        return False
+    if not all(isinstance(one, (int, float)) and 0 <= one <= _SUM_AT_MOST for one in sums):
+        return False
+    return not down or bool(np.float32(sums[0]) > 0)  # type: ignore[arg-type]
 
 
 def lead_weights(leads: Sequence[int], horizon_steps: int) -> Floats:
@@ -73,6 +88,8 @@ def weighed(records: Records, champion_kw: Floats, naive_kw: Floats, *, weights:
 
 def comparison(record: np.void) -> str:
     """Say how the champion compares, for an operator."""
+    if not record["evidence"] > 0:
+        return "nothing scored of late"
     champion_kw, naive_kw = (float(record[name]) / float(record["evidence"]) for name in ("champion_kw", "naive_kw"))
     return f"mean absolute error {champion_kw:.4g} kW against {naive_kw:.4g} kW of late"
 

@@ -26,7 +26,7 @@ from edge.forms import Form
 from edge.salvage import DATABASE, close, open_or_rescue
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
-from edge.standing import RECORD
+from edge.standing import RECORD, is_record
 from edge.window import NEVER, Ints
 from shared.clock import iso
 from shared.errors import MessageRefused, StateDamaged, StateError
@@ -130,8 +130,8 @@ class Store:
     def belong_to(self, *, site: str, step_s: int, leads: Sequence[int], quantiles: Sequence[float]) -> None:
         """Make sure that this state is of this site, step, scored leads and outer quantiles; a new one becomes so.
 
-        Raises StateError for another site or step. Other leads or outer quantiles cost the scores that were pending,
-        and begin calibration and standing anew.
+        Raises StateError for another site or step. Other leads cost the scores that were pending, and begin calibration
+        and standing anew. So do other outer quantiles, but standing, which compares medians, goes on.
         """
         held = self.facts
         for name, key, value in (("site", "site", site), ("step_s", "grid.step in seconds", str(step_s))):
@@ -140,11 +140,13 @@ class Store:
                     f"edge.state_dir {self._folder}: was begun with {key} {held[name]}, not {value}; "
                     "go back to that, or set another edge.state_dir"
                 )
-        wanted = {"leads": ",".join(map(str, leads)), "outer": f"{quantiles[0]:g},{quantiles[-1]:g}"}
-        if any(held.get(name, value) != value for name, value in wanted.items()):
-            for table in ("issued", "calibration", "standing"):
-                self._db.execute(f"DELETE FROM {table}")
-        facts = {"site": site, "step_s": str(step_s), **wanted}
+        told = {"leads": ",".join(map(str, leads)), "outer": f"{quantiles[0]},{quantiles[-1]}"}
+        others = {name for name, value in told.items() if held.get(name, value) != value}
+        for table in ("issued", "calibration") if others else ():
+            self._db.execute(f"DELETE FROM {table}")
+        if "leads" in others:
+            self._db.execute("DELETE FROM standing")
+        facts = {"site": site, "step_s": str(step_s), **told}
         self._db.executemany("INSERT OR REPLACE INTO facts VALUES(?, ?)", facts.items())
 
     @property
@@ -244,7 +246,7 @@ class Store:
         return len(batch)
 
     def load_site(self, site: SiteState) -> None:
-        """Fill an empty site with what the last commit left."""
+        """Fill an empty site with what the last commit left; raises StateError alone."""
         try:
             for line in self._db.execute("SELECT * FROM meters ORDER BY row"):
                 _load_meter(site, line)
@@ -265,16 +267,23 @@ class Store:
                 if own:
                     site.scoreboard.put(_issued_from(origin, role, own, site.scoreboard))
             self._load_learned(site)
-        except (sqlite3.Error, IndexError, ValueError, OverflowError) as error:
+        except (sqlite3.Error, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise StateError(f"the state database cannot be read: {error}") from error
 
     def _load_learned(self, site: SiteState) -> None:
+        """What was learned of meters; an odd row costs that, which comes again with the truths, and not the start."""
         rows = self._db.execute("SELECT source, meter, state FROM calibration ORDER BY source, meter")
         for source, lines in groupby(rows, key=itemgetter(0)):
-            site.calibration.unpack(source, [(row, state) for _source, row, state in lines])
+            site.calibration.unpack(source, [(row, state) for _source, row, state in lines if _is_row(row, site)])
         records = self._db.execute("SELECT meter, version, down, evidence, champion_kw, naive_kw FROM standing")
         for row, *record in records.fetchall():
+            if not _is_row(row, site) or not is_record(*record):
+                continue
             site.standing.put(np.array([row]), np.array([tuple(record)], dtype=RECORD))
+
+
+def _is_row(row: object, site: SiteState) -> bool:
+    return isinstance(row, int) and 0 <= row < site.rows
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

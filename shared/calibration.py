@@ -44,6 +44,14 @@ def fresh(meters: int, knots: int) -> States:
     return np.zeros((meters, knots, STATE), dtype=np.float32)
 
 
+def sound(states: States) -> NDArray[np.bool_]:
+    """Return which states [N, K, STATE] can have been learned: parts within their bounds, hours not below zero."""
+    parts, age_h = states[..., : STATE - 1], states[..., STATE - 1 :]
+    within = (np.abs(parts) <= _BOUND).all(axis=2) & ((age_h >= 0) & np.isfinite(age_h)).all(axis=2)  # NaN is not
+    every: NDArray[np.bool_] = np.logical_and.reduce(within, axis=1)
+    return every
+
+
 def calibrated(
     load_kw: Floats,
     states: States,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -85,7 +86,7 @@ def _fill(db: sqlite3.Connection, days: range, chance: random.Random) -> None:
         )
         issued = [(500_000 + day, 0, m, chance.randbytes(48), 1, 3) for m in range(METERS)]
         db.executemany("INSERT INTO issued VALUES(?,?,?,?,?,?)", issued)
-        states = [(0, m, 4, chance.randbytes(32)) for m in range(METERS)]
+        states = [(0, m, 4, struct.pack("20f", *(chance.random() for _ in range(20)))) for m in range(METERS)]
         db.executemany("INSERT OR REPLACE INTO calibration VALUES(?,?,?,?)", states)
         records = [(m, 3, m % 2, day + 0.5, chance.random(), chance.random()) for m in range(METERS)]
         db.executemany("INSERT OR REPLACE INTO standing VALUES(?,?,?,?,?,?)", records)

@@ -125,6 +125,15 @@ def test_history_is_recorded_for_training_and_not_kept(desk: EdgeAtDesk) -> None
     assert desk.node.site.covariates.names == ()
 
 
+def test_what_a_broker_retains_of_long_ago_is_not_recorded_again_at_each_connect(desk: EdgeAtDesk) -> None:
+    _publish(desk, _issue(0, 0, [1.0]), retain=True)
+    desk.send(("m1", reading(24 * 60, 1.0)))
+    for _connect in range(3):
+        _publish(desk, _issue(0, 0, [1.0]), retain=True)
+    assert len(desk.rows("covariates")) == 1
+    assert desk.node.counters["covariates", "duplicate"] == 3
+
+
 def test_what_no_origin_asks_for_any_more_is_let_go_of_here_and_on_disk(desk: EdgeAtDesk) -> None:
     _publish(desk, _issue(0, 0, [1.0] * 24), name="old")
     desk.send(("m1", reading(24 + KEPT_US // HOUR_US, 1.0)))

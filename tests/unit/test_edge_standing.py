@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.standing import RECORD, Records, Standing, decay_of, lead_weights, of_version, reason_of, weighed
+from edge.standing import RECORD, Records, Standing, comparison, decay_of, lead_weights, of_version, reason_of, weighed
 
 DECAY = decay_of(3600)
 WEIGHTS = lead_weights((1, 6, 24, 48), 48)
@@ -59,6 +59,10 @@ def test_another_champion_begins_without_a_verdict() -> None:
 def test_the_reason_gives_both_errors_in_kw() -> None:
     reason = reason_of(_after(_fresh(), 1.25, 1.0, 400)[0])
     assert reason == "the champion was worse than seasonal naive here: mean absolute error 1.25 kW against 1 kW of late"
+
+
+def test_a_record_without_evidence_compares_nothing() -> None:
+    assert "nothing scored" in comparison(_fresh()[0])
 
 
 @settings(max_examples=30, deadline=None)
