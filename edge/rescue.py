@@ -306,16 +306,6 @@ def _is_issue(content: Content) -> bool:
     return True
 
 
-def _is_learned(content: Content) -> bool:
-    return content["source"] in set(Source) and content["meter"] >= 0
-
-
-def _is_standing(content: Content) -> bool:
-    sums = [content[name] for name in ("evidence", "champion_kw", "naive_kw")]
-    known = 0 <= content["version"] < 2**31 and all(math.isfinite(value) and value >= 0 for value in sums)
-    return known and (sums[0] > 0 or not content["down"])
-
-
 _CREDIBLE: Final[dict[str, Callable[[Content], bool]]] = {
     "arrivals": lambda content: len(content["digest"]) <= _DIGEST_BYTES_AT_MOST,
     "calibration": lambda content: is_state(content["source"], content["leads"], content["state"]),
