@@ -34,7 +34,7 @@ from central.evaluation import (
     naive_forecaster,
 )
 from central.explain import run_files
-from central.export import OnnxForecaster, golden_rows, parity, to_onnx
+from central.export import OnnxForecaster, proven
 from central.panels import newest_us, training_panel
 from central.recipes import recipe_of
 from central.record import Record
@@ -227,7 +227,7 @@ class Workshop:
         with _said("refit on everything"):
             model = self._train(panel, panel.end_us)
         with _said("export and prove"):
-            artifact, golden = self._proven(panel, model)
+            artifact, golden = proven(model, self._proof_rows(panel))
         with _said("explain"):
             files = {MODEL_FILE: artifact, **run_files(model, self._proof_rows(panel))}
         logged = self._log(order, result, scores, detail, model, files)
@@ -246,19 +246,6 @@ class Workshop:
             "seconds": time.monotonic() - began,
         }
         return Made(result.model_copy(update=done), artifact)
-
-    def _proven(self, panel: Panel, model: TrainedModel) -> tuple[bytes, Golden]:
-        artifact = to_onnx(model)
-        x = self._proof_rows(panel)
-        try:
-            parity(artifact, model, x)
-        except ValueError as error:
-            raise MetercastError(f"train: {error}") from error
-        inputs, outputs = golden_rows(artifact, x)
-        return artifact, Golden(
-            inputs=[[None if np.isnan(value) else float(value) for value in row] for row in inputs],
-            outputs=[[float(value) for value in row] for row in outputs],
-        )
 
     def _proof_rows(self, panel: Panel) -> NDArray[np.float32]:
         """Feature rows of the latest origins of up to PROOF_WINDOWS meters."""

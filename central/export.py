@@ -27,6 +27,7 @@ from central.covariates import Covariates, covariate_columns_of
 from central.training import Booster, Regressor, TrainedModel, as_regressor, predict, round_thresholds_down
 from shared.calendars import Calendar
 from shared.covariates import covariates_of, schema_hash_of, with_columns
+from shared.errors import MetercastError
 from shared.features import feature_matrix, to_load
 from shared.manifest import INPUT, OUTPUT, Golden
 
@@ -65,6 +66,23 @@ def to_onnx(model: TrainedModel) -> bytes:
     helper.set_model_props(proto, metadata(model))
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
+
+
+def proven(model: TrainedModel, x: NDArray[np.float32]) -> tuple[bytes, Golden]:
+    """Return the model as ONNX, shown to agree with LightGBM on rows x [N, F], and golden rows out of them.
+
+    Raises MetercastError when it does not agree.
+    """
+    artifact = to_onnx(model)
+    try:
+        parity(artifact, model, x)
+    except ValueError as error:
+        raise MetercastError(f"train: {error}") from error
+    inputs, outputs = golden_rows(artifact, x)
+    return artifact, Golden(
+        inputs=[[None if np.isnan(value) else float(value) for value in row] for row in inputs],
+        outputs=[[float(value) for value in row] for row in outputs],
+    )
 
 
 def metadata(model: TrainedModel) -> dict[str, str]:

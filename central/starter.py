@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from central.dataset import Panel, Rows, Sampling, joined, panel_from_file, training_rows
 from central.evaluation import model_forecaster
-from central.export import golden_rows, parity, to_onnx
+from central.export import proven
 from central.starter_judging import HISTORIES_D, TOLERANCE, Line, judge, min_history_d, objections, table
 from central.training import Recipe, TrainedModel, fit
 from shared.calendars import Calendar
@@ -107,7 +108,7 @@ def make(folder: Path, *, sets: Sequence[OpenSet] = SETS, recipe: Recipe = RECIP
     lines = tuple(line for source in sources for line in _judged(source, sources, recipe))
     _say("training on all sets")
     model = _fit(sources, recipe)
-    artifact, golden = _proven(model, sources)
+    artifact, golden = proven(model, _proof_rows(sources))
     least = min_history_d(lines)
     reasons = list(objections(lines))
     if least is None:
@@ -212,18 +213,8 @@ def _judged(left_out: Source, sources: Sequence[Source], recipe: Recipe) -> list
     return judge(left_out.of.stem, left_out.panel, forecaster, quantiles=QUANTILES, calendar=calendar)
 
 
-def _proven(model: TrainedModel, sources: Sequence[Source]) -> tuple[bytes, Golden]:
-    artifact = to_onnx(model)
-    x = np.concatenate([_evenly(source.rows, min(_PROOF_ROWS, len(source.rows.x))).x for source in sources])
-    try:
-        parity(artifact, model, x)
-    except ValueError as error:
-        raise MetercastError(f"train: {error}") from error
-    inputs, outputs = golden_rows(artifact, x)
-    return artifact, Golden(
-        inputs=[[None if np.isnan(value) else float(value) for value in row] for row in inputs],
-        outputs=[[float(value) for value in row] for row in outputs],
-    )
+def _proof_rows(sources: Sequence[Source]) -> NDArray[np.float32]:
+    return np.concatenate([_evenly(source.rows, min(_PROOF_ROWS, len(source.rows.x))).x for source in sources])
 
 
 def _manifest(model: TrainedModel, artifact: bytes, golden: Golden, sources: Sequence[Source]) -> Manifest:

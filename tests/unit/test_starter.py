@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (stem, minutes) in enumerate((("first", 30), ("second", 60))):
         ts = pd.date_range("2026-01-05", periods=42 * 1440 // minutes, freq=f"{minutes}min", tz="UTC")
         rng = np.random.default_rng(number)
-        shape = 2 + np.sin(ts.hour.to_numpy() / 24 * 2 * np.pi) + (ts.dayofweek < 5)
+        shape = 2 + np.sin(ts.hour.to_numpy() / 24 * 2 * np.pi) + (ts.day_of_week < 5)
         frames = [
             pd.DataFrame({"meter_id": f"m{m}:load", "ts": ts, "value": (m + 1) * shape + rng.normal(0, 0.3, len(ts))})
             for m in range(2)
