@@ -267,14 +267,10 @@ class Workshop:
         version: int,
         logged: LoggedRun,
     ) -> Manifest:
-        sha256, chunks = pack(artifact)
         return Manifest(
             name=FLEET,
             version=version,
-            sha256=sha256,
-            size=len(artifact),
-            compressed_size=sum(len(chunk) for chunk in chunks),
-            chunks=len(chunks),
+            **pack(artifact).claims(),
             created=iso(to_us(order.started)),
             expires=iso(to_us(order.started + EXPIRES_AFTER)),
             features=list(model.features),

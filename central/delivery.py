@@ -147,7 +147,7 @@ class Delivery:
         except OSError as error:
             log.error("artifact missing", extra={"sha256": sha256, "reason": error.strerror})
             return
-        self._publish_chunks(sha256, pack(artifact)[1])
+        self._publish_chunks(sha256, pack(artifact).chunks)
 
     def _publish_chunks(self, sha256: str, chunks: Iterable[bytes]) -> None:
         for number, chunk in enumerate(chunks):

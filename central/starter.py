@@ -123,7 +123,7 @@ def write(made: Made, out: Path) -> None:
     if made.reasons:
         raise MetercastError(f"train: no starter was written: {'; '.join(made.reasons)}")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "model.onnx.gz").write_bytes(b"".join(pack(made.artifact)[1]))
+    (out / "model.onnx.gz").write_bytes(b"".join(pack(made.artifact).chunks))
     (out / "manifest.json").write_text(made.manifest.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
     (out / "judged.json").write_text(json.dumps(evidence(made), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -219,14 +219,10 @@ def _proof_rows(sources: Sequence[Source]) -> NDArray[np.float32]:
 
 def _manifest(model: TrainedModel, artifact: bytes, golden: Golden, sources: Sequence[Source]) -> Manifest:
     """Return the claim of a model that is dated by its data and does not expire: it is renewed with the edge."""
-    sha256, chunks = pack(artifact)
     return Manifest(
         name=NAME,
         version=1,
-        sha256=sha256,
-        size=len(artifact),
-        compressed_size=sum(len(chunk) for chunk in chunks),
-        chunks=len(chunks),
+        **pack(artifact).claims(),
         created=iso(model.trained_until_us),
         expires=NEVER,
         features=list(model.features),

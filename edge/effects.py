@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge.changes import Changes
+from edge.inference import Predictor
+from shared.errors import ModelRefused
+from shared.manifest import Manifest
 from shared.packets import Incoming
 
 
@@ -86,6 +89,22 @@ class ChunkArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelProven:
+    """The model that `Prove` named passed the gate and is loaded; it may be swapped in."""
+
+    manifest: Manifest
+    model: Predictor
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """The model that `Prove` named did not pass the gate."""
+
+    manifest: Manifest
+    refused: ModelRefused
+
+
+@dataclass(frozen=True, slots=True)
 class ForecastsConfirmed:
     """The broker has these forecasts: (row, origin number)."""
 
@@ -122,6 +141,8 @@ Event = (
     | AckedArrived
     | DesiredArrived
     | ChunkArrived
+    | ModelProven
+    | ModelFailed
     | ForecastsConfirmed
     | Tick
 )
@@ -160,6 +181,23 @@ class Unsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepChunk:
+    """Keep a chunk that is what its manifest says, so that a transfer goes on after a restart."""
+
+    sha256: str
+    number: int
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Try a model out aside, while forecasts go on; the answer is ModelProven or ModelFailed."""
+
+    manifest: Manifest
+    artifact: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SaveArtifact:
     """Keep an artifact that passed every check, before it serves."""
 
@@ -191,4 +229,6 @@ class MakeGap:
     at_us: int
 
 
-Effect = Commit | RenewEpoch | MakeGap | Publish | Subscribe | Unsubscribe | SaveArtifact | KeepArtifacts
+Effect = (
+    Commit | RenewEpoch | MakeGap | Publish | Subscribe | Unsubscribe | KeepChunk | Prove | SaveArtifact | KeepArtifacts
+)

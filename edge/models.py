@@ -22,6 +22,7 @@ from edge.starter import Starter
 from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Manifest, unpack
 from shared.messages import Desired, Refusal, Reported, Running
+from shared.refusals import Cause
 from shared.topics import SiteTopics, artifact_chunks
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Models:
                 self._since[role] = since
                 self._wanted[role] = manifest
             except ModelRefused as reason:
-                self._refuse(manifest, str(reason), now)
+                self._refuse(manifest, reason, now)
 
     def fact(self) -> str:
         """What `resume` needs."""
@@ -128,18 +129,20 @@ class Models:
             return self._take_local(role, manifest, now) or self._fetch(manifest)
         except ModelRefused as reason:
             del self._wanted[role]
-            self._refuse(manifest, str(reason), now)
+            self._refuse(manifest, reason, now)
             return []
 
     def _judge(self, manifest: Manifest) -> None:
         """What can be said before a byte of the artifact is fetched; raises ModelRefused."""
         size = max(manifest.size, manifest.compressed_size)
         if size > self._max_bytes:
-            raise ModelRefused(f"size is {size} bytes, edge.max_model_bytes is {self._max_bytes}")
+            raise ModelRefused(Cause.TOO_LARGE, f"size is {size} bytes, edge.max_model_bytes is {self._max_bytes}")
         if manifest.chunks != math.ceil(manifest.compressed_size / CHUNK_BYTES):
-            raise ModelRefused(f"{manifest.chunks} chunks do not make {manifest.compressed_size} bytes")
+            raise ModelRefused(
+                Cause.BAD_CHUNKS, f"{manifest.chunks} chunks do not make {manifest.compressed_size} bytes"
+            )
         if manifest.sites and self._topics.site not in manifest.sites:
-            raise ModelRefused(f"meant for other sites than {self._topics.site}")
+            raise ModelRefused(Cause.OTHER_SITE, f"meant for other sites than {self._topics.site}")
 
     def _take_local(self, role: str, manifest: Manifest, now: datetime) -> list[Effect]:
         """Install from disk where the artifact is already here."""
@@ -167,7 +170,7 @@ class Models:
             artifact = unpack(transfer.manifest, [transfer.chunks[n] for n in range(transfer.manifest.chunks)])
             self._install_wherever_wanted(sha256, artifact, now)
         except ModelRefused as reason:
-            self._refuse(transfer.manifest, str(reason), now)
+            self._refuse(transfer.manifest, reason, now)
             return [*done, self.report()]
         return [*done, SaveArtifact(sha256, artifact), self._keep(), self.report()]
 
@@ -182,11 +185,13 @@ class Models:
         self._refused.pop(model.manifest.sha256, None)
         self.swaps += role == "champion"
 
-    def _refuse(self, manifest: Manifest, reason: str, now: datetime) -> None:
+    def _refuse(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> None:
         self.refusals += 1
         self._refused.pop(manifest.sha256, None)
         at = now.isoformat().replace("+00:00", "Z")
-        self._refused[manifest.sha256] = Refusal(sha256=manifest.sha256, version=manifest.version, reason=reason, at=at)
+        self._refused[manifest.sha256] = Refusal(
+            sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=str(refused), at=at
+        )
         for oldest in list(self._refused)[:-REFUSALS_KEPT]:
             del self._refused[oldest]
 

@@ -32,6 +32,8 @@ from edge.effects import (
     HistoryArrived,
     KeepArtifacts,
     MakeGap,
+    ModelFailed,
+    ModelProven,
     NumbersInDoubt,
     Publish,
     ReadingsArrived,
@@ -143,6 +145,8 @@ class Node:
                 return self._on_restore(topic, payload)
             case DesiredArrived(topic, payload):
                 return self._on_desired(topic, payload)
+            case ModelProven() | ModelFailed():
+                return []
             case ChunkArrived(sha256, number, payload):
                 return self._models_changed(self.models.on_chunk(sha256, number, payload, to_datetime(wall_us)))
             case _:

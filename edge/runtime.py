@@ -27,8 +27,10 @@ from edge.effects import (
     GapMade,
     HistoryArrived,
     KeepArtifacts,
+    KeepChunk,
     MakeGap,
     NumbersInDoubt,
+    Prove,
     Publish,
     ReadingsArrived,
     RenewEpoch,
@@ -204,7 +206,7 @@ class Runtime:
 
     # -- effects -------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect]) -> None:  # noqa: C901 -- one branch an effect
         for effect in effects:
             match effect:
                 case Commit(changes):
@@ -219,6 +221,8 @@ class Runtime:
                     self._connection.subscribe(topic_filter)
                 case Unsubscribe(topic_filter):
                     self._connection.unsubscribe(topic_filter)
+                case KeepChunk() | Prove():
+                    pass
                 case SaveArtifact(sha256, artifact):
                     self._save(sha256, artifact)
                 case KeepArtifacts(sha256s):

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from shared.refusals import Cause
+
 
 class MetercastError(Exception):
     """Root of all our errors; its text is one sentence fit for a person."""
@@ -37,7 +39,11 @@ class MessageRefused(MetercastError):
 
 
 class ModelRefused(MetercastError):
-    """A manifest or artifact failed a check; the text is the reason reported to central."""
+    """A manifest or artifact failed a check: `cause` is reported to central with the text beside it."""
+
+    def __init__(self, cause: Cause, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
 
 
 class RecordError(MetercastError):

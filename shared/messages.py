@@ -180,11 +180,12 @@ class Running(BaseModel):
 
 
 class Refusal(BaseModel):
-    """A model an edge did not take."""
+    """A model an edge did not take: `reason` is one word (shared/refusals.py), `detail` the sentence beside it."""
 
     sha256: str
     version: int = 0
     reason: str
+    detail: str = ""
     at: str
 
 

@@ -223,6 +223,12 @@ class EdgeParams(Section):
         description="dead letters of one meter written one by one; what is beyond them is counted in summaries",
     )
     max_model_bytes: int = Field(67_108_864, ge=1024, description="a larger model artifact is refused")
+    model_seconds: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="longest that a model may take for a full batch of forecasts"
+    )
+    model_memory_bytes: int = Field(
+        536_870_912, ge=67_108_864, description="most memory of the process that tries a model out before it may serve"
+    )
     max_meters: int = Field(100_000, ge=1, description="meters beyond this many are dead letters")
     publish_shadow: bool = Field(
         False, description="publish the challenger's forecasts on {site}/shadow/{meter} as well"
@@ -317,18 +323,43 @@ class DriftParams(Section):
 
 
 class RolloutParams(Section):
-    """How an accepted model reaches the edges."""
+    """How an accepted model reaches the edges: canary sites first, then stages, then all."""
 
     approval: Literal["auto", "manual"] = Field(
         "auto", description="auto: an accepted model goes out at once; manual: it waits for `models approve`"
+    )
+    canary: tuple[str, ...] = Field(
+        (), description="sites that get a model first; none: one in ten, at least one, others each time"
+    )
+    canary_time: Duration = Field(timedelta(hours=24), description="how long the canary sites are watched")
+    stages: tuple[Share, ...] = Field(
+        (0.5,), description="shares of all sites, ascending, that get it after the canary sites and before all"
+    )
+    stage_time: Duration = Field(timedelta(hours=12), description="how long each stage is watched")
+    max_refused: Share = Field(
+        0.1, description="share of a stage's sites that may refuse a model before it is stepped back"
+    )
+    min_running: Share = Field(
+        0.5, description="share of a stage's sites that must run a model before the next stage begins"
+    )
+    max_vs_predecessor: float = Field(
+        1.1, gt=0, description="highest error of the live forecasts over that of the predecessor in its shadow"
+    )
+    min_scores: int = Field(
+        48, ge=1, description="live scores of a model and its predecessor that are needed for a verdict"
     )
 
 
 class KeysParams(Section):
     """Keys that sign and verify manifests."""
 
-    trusted: tuple[str, ...] = Field((), description="public keys whose manifests an edge accepts")
-    private: str = Field("", description="file of the private key central signs with")
+    trusted: tuple[str, ...] = Field(
+        (),
+        description="public keys (`central keys list`), or files of them, one a line, whose manifests an edge accepts",
+    )
+    private: str = Field(
+        "", description="file of the private key central signs with; default: those that `central keys new` made"
+    )
 
 
 class Params(Section):

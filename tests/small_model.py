@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.covariates import Covariates, covariate_columns_of
 from central.dataset import Floats, Panel, panel_from_file
@@ -20,9 +21,12 @@ from shared.clock import DAY_US, HOUR_US
 from shared.covariates import Issue, schema_hash_of, with_columns
 from shared.features import FEATURES, SCHEMA_HASH, feature_matrix
 from shared.manifest import Golden, Manifest, pack
+from shared.signing import SigningKey, signed
 
 HOUSEHOLDS = Path(__file__).parents[1] / "demo" / "data" / "london_households.parquet"
 SAID_QUANTILES = (0.1, 0.5, 0.9)
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+TRUSTED = f'keys.trusted=["{KEY.trusted}"]'  # as --set takes it
 
 
 @cache
@@ -42,15 +46,11 @@ def small_model(seed: int = 1, trees: int = 10, quantiles: tuple[float, ...] = S
 
 
 def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) -> Manifest:
-    """A manifest of `artifact`; `claims` put other things in it."""
-    sha256, chunks = pack(artifact)
+    """A manifest of `artifact`, signed by the tests' key; `claims` put other things in it."""
     content: dict[str, Any] = {
         "name": "metercast-fleet",
         "version": version,
-        "sha256": sha256,
-        "size": len(artifact),
-        "compressed_size": sum(map(len, chunks)),
-        "chunks": len(chunks),
+        **pack(artifact).claims(),
         "created": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
         "expires": datetime(2027, 1, 1, tzinfo=UTC).isoformat(),
         "features": list(FEATURES),
@@ -63,13 +63,13 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
         "run_id": "run",
         "record_version": 7,
     }
-    return Manifest(**(content | claims))
+    return signed(Manifest(**(content | claims)), [KEY])
 
 
 def small_manifest(version: int = 1, seed: int = 1, trees: int = 10, **claims: Any) -> tuple[Manifest, list[bytes]]:
     """A true manifest of the small model, and its chunks."""
     artifact, golden = small_model(seed, trees)
-    return manifest_of(artifact, golden, version, **claims), pack(artifact)[1]
+    return manifest_of(artifact, golden, version, **claims), pack(artifact).chunks
 
 
 DRIVEN_BY = "warmth"

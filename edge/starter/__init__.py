@@ -22,6 +22,7 @@ from shared.errors import ModelRefused
 from shared.features import Matrix, to_load
 from shared.manifest import Manifest, unpack
 from shared.metrics import at_quantiles
+from shared.refusals import Cause
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def load(*, step_s: int, folder: Path = FOLDER) -> Starter:
         packed = (folder / MODEL_FILE).read_bytes()
         min_history_h = float(json.loads((folder / JUDGED_FILE).read_text(encoding="utf-8"))["min_history_h"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelRefused(f"the starter cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelRefused(Cause.NOT_ONNX, f"the starter cannot be read: {str(error).splitlines()[0]}") from error
     model = inference.load(
         unpack(manifest, [packed]),
         manifest,

@@ -160,7 +160,7 @@ def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_sto
     artifact = b"not a model " * 1000
     manifest = manifest_of(artifact, small_model()[1], 5)
     edge.start()
-    _publish_model(watcher, Desired(champion=manifest), manifest.sha256, pack(artifact)[1])
+    _publish_model(watcher, Desired(champion=manifest), manifest.sha256, pack(artifact).chunks)
     reported = watcher.wait("models/reported", lambda seen: bool(seen[-1]["refused"]), "the refusal")[-1]
     assert "not a model onnxruntime can load" in reported["refused"][0]["reason"]
     assert reported["champion"] is None

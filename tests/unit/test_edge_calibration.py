@@ -37,7 +37,7 @@ def _install(desk: EdgeAtDesk, version: int = 1, *, beside: int | None = None) -
     challenger, challengers_chunks = small_manifest(version=beside or 1)
     desired = Desired(champion=champion, challenger=challenger if beside else None)
     desk.tell(DesiredArrived(desk.node.topics.desired, desired.encode()))
-    for manifest, chunks in ((champion, pack(artifact)[1]), (challenger, challengers_chunks)):
+    for manifest, chunks in ((champion, pack(artifact).chunks), (challenger, challengers_chunks)):
         for number, chunk in enumerate(chunks):
             desk.tell(ChunkArrived(manifest.sha256, number, chunk))
     assert desk.node.models.champion is not None

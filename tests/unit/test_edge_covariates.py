@@ -174,7 +174,7 @@ def _driven_desk(folder: Path, *, told: bool) -> EdgeAtDesk:
     artifact, golden, features, schema_hash = driven_model()
     manifest = manifest_of(artifact, golden, features=list(features), schema_hash=schema_hash)
     desk.tell(DesiredArrived("metercast/desk/models/desired", Desired(champion=manifest).encode()))
-    for number, chunk in enumerate(pack(artifact)[1]):
+    for number, chunk in enumerate(pack(artifact).chunks):
         desk.tell(ChunkArrived(manifest.sha256, number, chunk))
     hours = 24 * 28
     series = driver(START_US, hours + 48)

@@ -155,7 +155,7 @@ def test_artifacts_no_longer_named_are_deleted(desk: EdgeAtDesk) -> None:
 
 def test_chunks_may_come_in_any_order_and_twice(desk: EdgeAtDesk) -> None:
     artifact, golden = small_model()
-    manifest, chunks = manifest_of(artifact, golden), pack(artifact)[1]
+    manifest, chunks = manifest_of(artifact, golden), pack(artifact).chunks
     _want(desk, manifest)
     for number in [*reversed(range(len(chunks))), 0]:
         desk.tell(ChunkArrived(manifest.sha256, number, chunks[number]))
@@ -168,7 +168,7 @@ def _broken(**claims: Any) -> tuple[Manifest, list[bytes]]:
 
 def _not_onnx() -> tuple[Manifest, list[bytes]]:
     artifact = b"this is not a model" * 100
-    return manifest_of(artifact, small_model()[1], 9), pack(artifact)[1]
+    return manifest_of(artifact, small_model()[1], 9), pack(artifact).chunks
 
 
 def _flipped() -> tuple[Manifest, list[bytes]]:
@@ -181,7 +181,7 @@ def _flipped() -> tuple[Manifest, list[bytes]]:
 def _wrong_golden() -> tuple[Manifest, list[bytes]]:
     artifact, golden = small_model()
     off = [[value + 0.01 for value in row] for row in golden.outputs]
-    return manifest_of(artifact, golden.model_copy(update={"outputs": off}), 9), pack(artifact)[1]
+    return manifest_of(artifact, golden.model_copy(update={"outputs": off}), 9), pack(artifact).chunks
 
 
 @pytest.mark.parametrize(
