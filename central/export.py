@@ -1,6 +1,7 @@
 """The model as one ONNX graph; home of skl2onnx, onnxmltools, onnx and (centrally) onnxruntime.
 
-    features float32 [N, F] → TreeEnsembleRegressor, a target per quantile → TopK ascending → quantiles float32 [N, Q]
+    features float32 [N, F] → TreeEnsembleRegressor, some for each quantile → Sum → Concat → TopK ascending
+    → quantiles float32 [N, Q]
 
 Invariants: only the domains `""` and `ai.onnx.ml`; output ascends along Q; the graph and LightGBM agree to float32 on
 any input, NaN included.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +37,10 @@ OPSETS: Final = {"": 15, "ai.onnx.ml": 3}
 ABSOLUTE: Final[float] = Golden.model_fields["absolute"].default
 RELATIVE: Final[float] = Golden.model_fields["relative"].default
 
+# onnxruntime takes 128 rows through a tree after the other: few trees stay in the fastest cache, and in the memory of
+# the processor's branch predictor, while the rows pass (docs/benchmarks.md).
+TREES_PER_NODE: Final = 10
+
 _BLOCK: Final = 24_576  # rows to a run: 512 windows of 48 leads
 
 update_registered_converter(
@@ -48,12 +54,13 @@ update_registered_converter(
 
 def to_onnx(model: TrainedModel) -> bytes:
     """Return the model as ONNX, with what it needs and gives in its metadata (JSON text for lists)."""
-    ensembles = [_ensemble(booster, len(model.features)) for booster in model.boosters]
-    count = len(model.quantiles)
+    sums = [f"quantile_{number}" for number in range(len(model.boosters))]
     nodes = [
-        _merged(ensembles),
+        *(node for booster, name in zip(model.boosters, sums, strict=True) for node in _summed(booster, name, model)),
+        helper.make_node("Concat", sums, ["unsorted"], axis=1),
         helper.make_node("TopK", ["unsorted", "count"], [OUTPUT, "order"], axis=1, largest=0, sorted=1),
     ]
+    count = len(sums)
     graph = helper.make_graph(
         nodes,
         "metercast",
@@ -185,20 +192,35 @@ def _ensemble(booster: Booster, features: int) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _merged(ensembles: list[dict[str, Any]]) -> onnx.NodeProto:
-    """Return one TreeEnsembleRegressor of all ensembles, each with a target of its own."""
-    merged: dict[str, Any] = {"n_targets": len(ensembles), "post_transform": "NONE"}
-    trees_before = 0
-    for target, ensemble in enumerate(ensembles):
-        for name, value in ensemble.items():
-            if name.startswith(("nodes_", "target_")):
-                merged.setdefault(name, []).extend(_shift(name, value, trees_before, target))
-        trees_before += 1 + max(ensemble["nodes_treeids"])
-    return helper.make_node("TreeEnsembleRegressor", [INPUT], ["unsorted"], domain="ai.onnx.ml", **merged)
+def _summed(booster: Booster, name: str, model: TrainedModel) -> list[onnx.NodeProto]:
+    """Return the nodes that give a booster's output [N, 1] as `name`, TREES_PER_NODE trees to each but the Sum."""
+    ensemble = _ensemble(booster, len(model.features))
+    trees = 1 + max(ensemble["nodes_treeids"])
+    firsts = range(0, trees, TREES_PER_NODE)
+    parts = [f"{name}_{first}" for first in firsts]
+    nodes = [_part(ensemble, first, part) for first, part in zip(firsts, parts, strict=True)]
+    return [*nodes, helper.make_node("Sum", parts, [name])]
 
 
-def _shift(name: str, values: list[Any], trees_before: int, target: int) -> list[Any]:
-    """Renumber an ensemble's trees after those before it, and point its leaves at its own target."""
-    if name.endswith("_treeids"):
-        return [value + trees_before for value in values]
-    return [target] * len(values) if name == "target_ids" else list(values)
+def _part(ensemble: dict[str, Any], first: int, name: str) -> onnx.NodeProto:
+    """Return the node of an ensemble's trees `first` … `first` + TREES_PER_NODE − 1."""
+    own = {
+        kind: [first <= tree < first + TREES_PER_NODE for tree in ensemble[f"{kind}_treeids"]]
+        for kind in ("nodes", "target")
+    }
+    attributes: dict[str, Any] = {
+        key: list(compress(values, own[key.partition("_")[0]]))
+        for key, values in ensemble.items()
+        if key.startswith(("nodes_", "target_"))
+    }
+    for kind in own:
+        attributes[f"{kind}_treeids"] = [tree - first for tree in attributes[f"{kind}_treeids"]]
+    return helper.make_node(
+        "TreeEnsembleRegressor",
+        [INPUT],
+        [name],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        post_transform="NONE",
+        **attributes,
+    )
