@@ -1,8 +1,8 @@
 """A private key on disk: made whole or not at all, never over another, destroyed before it is unlinked.
 
     ID.pem          the private key, 0600 in a folder of 0700
-    ID.pub          its public line, as `keys.trusted` takes it: ed25519:<base64> made <instant>
-    ID.retired      what is left of a retired one: ed25519:<base64> made <instant> retired <instant>
+    ID.pem.pub      its public line, as `keys.trusted` takes it: ed25519:<base64> created <instant>
+    ID.retired      what is left of a retired one: ed25519:<base64> created <instant> retired <instant>
 
 Invariant: an ID of which there is a `.retired` never signs again, whatever else lies there, so a retirement that was
 cut short, or a backup that is put back, brings no key back to life.
@@ -26,6 +26,7 @@ from shared.signing import SigningKey, TrustedKey
 PRIVATE: Final = ".pem"
 PUBLIC: Final = ".pub"
 RETIRED: Final = ".retired"
+NEVER_OVER: Final = "exists already; a key is never written over another"
 MOST_BYTES: Final = 65_536  # of any of these files; a PEM has 119
 
 
@@ -35,12 +36,15 @@ class KeyFile:
 
     key: SigningKey
     path: Path
-    made: str
+    created: str
     mode: int
 
     @classmethod
     def read(cls, path: Path) -> KeyFile:
-        """Read a PEM; when it was made is told by the public line beside it, else by the file. Raises MetercastError."""
+        """Read a PEM; the public line beside it tells when it was created, else the file does.
+
+        Raises MetercastError with what is wrong.
+        """
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -49,10 +53,11 @@ class KeyFile:
             raise MetercastError(f"{path}: {error.strerror}") from error
         except ValueError as error:
             raise MetercastError(f"{path}: {error}") from error
+        told = _told(public_path(path))
+        if told.get("key") != str(key.trusted):
+            told = {}
         changed = iso(to_us(datetime.fromtimestamp(int(status.st_mtime), UTC)))
-        told = _told(path.with_suffix(PUBLIC))
-        made = told.get("made", changed) if told.get("key") == str(key.trusted) else changed
-        return cls(key, path, made, stat.S_IMODE(status.st_mode))
+        return cls(key, path, told.get("created", changed), stat.S_IMODE(status.st_mode))
 
     @property
     def id(self) -> str:
@@ -67,7 +72,7 @@ class KeyFile:
     @property
     def line(self) -> str:
         """Its public line."""
-        return f"{self.key.trusted} made {self.made}"
+        return f"{self.key.trusted} created {self.created}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +81,42 @@ class RetiredKey:
 
     id: str
     public: str
-    made: str
+    created: str
     retired: str
 
     @classmethod
     def read(cls, path: Path) -> RetiredKey:
         """Read what `retire` left; a damaged file still names its key."""
         told = _told(path)
-        return cls(path.stem, told.get("key", ""), told.get("made", ""), told.get("retired", ""))
+        return cls(path.stem, told.get("key", ""), told.get("created", ""), told.get("retired", ""))
 
 
-def write_key(path: Path, key: SigningKey, made: str) -> KeyFile:
-    """Write a private key and its public line beside it. Raises MetercastError when there is one already."""
-    with _ours(path):
+def public_path(path: Path) -> Path:
+    """Where the public line of the private key in `path` lies."""
+    return path.with_name(path.name + PUBLIC)
+
+
+def write_key(path: Path, key: SigningKey, created: str) -> KeyFile:
+    """Write a private key and its public line beside it. Raises MetercastError when one of them is there already."""
+    public = public_path(path)
+    with _told_in_a_sentence(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if public.exists():
+            raise MetercastError(f"{public}: {NEVER_OVER}")
         write_new(path, key.pem(), mode=0o600)
-        written = KeyFile.read(path)
-        written = KeyFile(key, path, made, written.mode)
-        with suppress(FileExistsError):
-            write_new(path.with_suffix(PUBLIC), f"{written.line}\n".encode(), mode=0o644)
-    return written
+        write_new(public, f"{key.trusted} created {created}\n".encode(), mode=0o644)
+    return KeyFile.read(path)
 
 
 def destroy(path: Path) -> None:
     """Overwrite a private key and remove it and its public line. Raises MetercastError when it cannot be done."""
-    with _ours(path):
+    with _told_in_a_sentence(path):
         with suppress(FileNotFoundError), path.open("r+b") as file:
             file.write(bytes(os.fstat(file.fileno()).st_size))
             file.flush()
             os.fsync(file.fileno())
         path.unlink(missing_ok=True)
-        path.with_suffix(PUBLIC).unlink(missing_ok=True)
+        public_path(path).unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
@@ -135,12 +145,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _ours(path: Path) -> Iterator[None]:
+def _told_in_a_sentence(path: Path) -> Iterator[None]:
     """Let what the disk refuses be told in a sentence."""
     try:
         yield
     except FileExistsError as error:
-        raise MetercastError(f"{path}: exists already; a key is never written over another") from error
+        raise MetercastError(f"{path}: {NEVER_OVER}") from error
     except OSError as error:
         raise MetercastError(f"{path}: {error.strerror}") from error
 

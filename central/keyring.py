@@ -29,12 +29,12 @@ MAKE_ONE: Final = "`central keys new` makes one"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What lies on disk: keys that sign, keys that would if `keys.private` named no other, retired ones, and trouble."""
+    """What lies on disk. `idle` would sign if `keys.private` named no other file."""
 
     active: tuple[KeyFile, ...] = ()
     idle: tuple[KeyFile, ...] = ()
     retired: tuple[RetiredKey, ...] = ()
-    undead: tuple[KeyFile, ...] = ()  # retired, and yet their private part is there
+    undead: tuple[KeyFile, ...] = ()  # retired, and yet the private part is there
     unusable: tuple[str, ...] = ()  # a sentence for each file
 
 
@@ -55,16 +55,20 @@ class Keyring:
         keys = [file.key for file in self.held().active]
         if not keys:
             return None
-        own = manifest.model_copy(update={"sites": [site], "expires": iso(to_us(wall + VALID))})
+        own = manifest.model_copy(update={"sites": [site], "expires": _told(wall + VALID)})
         return signed(own, keys[:MOST_ACTIVE])
+
+    @property
+    def place(self) -> Path:
+        """Where keys that sign are looked for."""
+        return self.private or self.folder
 
     def missing(self) -> str:
         """Why nothing can be signed and what to do about it, in a sentence; empty when there is a key."""
         held = self.held()
         if held.active:
             return ""
-        place = self.private or self.folder
-        why = "; ".join(held.unusable) or f"{place}: no private key that signs"
+        why = "; ".join(held.unusable) or f"{self.place}: no private key that signs"
         return f"{why}; no model goes out until there is one: {MAKE_ONE}"
 
     def held(self) -> Held:
@@ -92,7 +96,7 @@ class Keyring:
             raise MetercastError(f"keys: {MOST_ACTIVE} are active, as many as a manifest may bear; retire one first")
         key = SigningKey.new()
         path = out or self.private or self.folder / f"{key.trusted.id}{PRIVATE}"
-        return write_key(path, key, iso(to_us(wall.replace(microsecond=0))))
+        return write_key(path, key, _told(wall))
 
     def retire(self, named: str, wall: datetime, *, force: bool = False) -> RetiredKey:
         """Destroy the private part of a key, named by its id or the beginning of it, and keep its public line.
@@ -107,12 +111,16 @@ class Keyring:
                 "another first (`central keys new`), or say --force"
             )
         note = self.folder / f"{file.id}{RETIRED}"
-        retired = RetiredKey(file.id, str(file.key.trusted), file.made, iso(to_us(wall.replace(microsecond=0))))
+        retired = RetiredKey(file.id, str(file.key.trusted), file.created, _told(wall))
         _keep(note, f"{file.line} retired {retired.retired}\n")
         for copy in (*held.active, *held.idle, *held.undead):
             if copy.id == file.id:
                 destroy(copy.path)
         return RetiredKey.read(note)
+
+
+def _told(instant: datetime) -> str:
+    return iso(to_us(instant.replace(microsecond=0)))
 
 
 def _keep(note: Path, line: str) -> None:
@@ -142,7 +150,7 @@ def _read(paths: list[Path]) -> tuple[list[KeyFile], list[str]]:
 def _living(files: list[KeyFile], gone: set[str]) -> tuple[KeyFile, ...]:
     """Those not retired, each once, the oldest first."""
     by_id = {file.id: file for file in files if file.id not in gone}
-    return tuple(sorted(by_id.values(), key=lambda file: (file.made, file.id)))
+    return tuple(sorted(by_id.values(), key=lambda file: (file.created, file.id)))
 
 
 def _one_of(files: tuple[KeyFile, ...], named: str) -> KeyFile:
