@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from central.bootstrap import work_folder
 from central.key_files import KeyFile, RetiredKey
 from central.keyring import MAKE_ONE, VALID, Keyring
+from central.work import WorkFolder
 from shared.clock import wall_now
 from shared.errors import ExitCode
 from shared.params import Params
@@ -81,7 +81,7 @@ def _verb(
 
 def main(params: Params, args: argparse.Namespace) -> int:
     """Do what is asked and print it on standard output. Raises MetercastError in a sentence."""
-    keyring = Keyring.of(params, work_folder(params))
+    keyring = Keyring.of(params, WorkFolder(params.central.work_dir))
     match args.verb:
         case "new":
             row = _made(keyring, keyring.new(wall_now(), out=args.out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import stat
 from pathlib import Path
@@ -11,6 +12,8 @@ from central.key_files import KeyFile
 from central.keyring import MAKE_ONE, Held, Keyring
 from shared.findings import Finding, note, ok, to_mend
 
+log = logging.getLogger(__name__)
+
 SUBJECT: Final = "keys"
 
 
@@ -18,6 +21,13 @@ def examine(keyring: Keyring) -> list[Finding]:
     """How many keys sign, who else may read them, and what lies about that should not."""
     held = keyring.held()
     return [_signing(keyring, held), *_exposed(keyring.folder, held), *_trouble(held), *_idle(held)]
+
+
+def warn(keyring: Keyring) -> None:
+    """Log what is to mend."""
+    for finding in examine(keyring):
+        if not finding.good:
+            log.warning("keys to mend", extra={"found": finding.found, "mend": finding.mend})
 
 
 def _signing(keyring: Keyring, held: Held) -> Finding:
