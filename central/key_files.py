@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,6 +90,14 @@ class RetiredKey:
         return cls(path.stem, told.get("key", ""), told.get("created", ""), told.get("retired", ""))
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that none but its owner enters, unless it is there. Raises MetercastError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetercastError(f"{folder}: {error.strerror}") from error
+
+
 def public_path(path: Path) -> Path:
     """Where the public line of the private key in `path` lies."""
     return path.with_name(path.name + PUBLIC)
@@ -99,18 +106,23 @@ def public_path(path: Path) -> Path:
 def write_key(path: Path, key: SigningKey, created: str) -> KeyFile:
     """Write a private key and its public line beside it. Raises MetercastError when one of them is there already."""
     public = public_path(path)
-    with _told_in_a_sentence(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if public.exists():
-            raise MetercastError(f"{public}: {NEVER_OVER}")
+    make_folder(path.parent)
+    try:
+        for there in (path, public):
+            if there.exists():
+                raise MetercastError(f"{there}: {NEVER_OVER}")
         write_new(path, key.pem(), mode=0o600)
         write_new(public, f"{key.trusted} created {created}\n".encode(), mode=0o644)
+    except FileExistsError as error:
+        raise MetercastError(f"{path}: {NEVER_OVER}") from error
+    except OSError as error:
+        raise MetercastError(f"{path}: {error.strerror}") from error
     return KeyFile.read(path)
 
 
 def destroy(path: Path) -> None:
     """Overwrite a private key and remove it and its public line. Raises MetercastError when it cannot be done."""
-    with _told_in_a_sentence(path):
+    try:
         with suppress(FileNotFoundError), path.open("r+b") as file:
             file.write(bytes(os.fstat(file.fileno()).st_size))
             file.flush()
@@ -118,6 +130,10 @@ def destroy(path: Path) -> None:
         path.unlink(missing_ok=True)
         public_path(path).unlink(missing_ok=True)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise MetercastError(
+            f"{path}: {error.strerror}; the key signs no more, but this is left of it: destroy it where it comes from"
+        ) from error
 
 
 def write_new(path: Path, content: bytes, *, mode: int) -> None:
@@ -142,17 +158,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _told_in_a_sentence(path: Path) -> Iterator[None]:
-    """Let what the disk refuses be told in a sentence."""
-    try:
-        yield
-    except FileExistsError as error:
-        raise MetercastError(f"{path}: {NEVER_OVER}") from error
-    except OSError as error:
-        raise MetercastError(f"{path}: {error.strerror}") from error
 
 
 def _told(path: Path) -> dict[str, str]:

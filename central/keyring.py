@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from central.key_files import PRIVATE, RETIRED, KeyFile, RetiredKey, destroy, write_key, write_new
+from central.key_files import PRIVATE, RETIRED, KeyFile, RetiredKey, destroy, make_folder, write_key, write_new
 from central.work import WorkFolder
 from shared.clock import iso, to_us
 from shared.errors import MetercastError
@@ -72,19 +72,28 @@ class Keyring:
         return f"{why}; no model goes out until there is one: {MAKE_ONE}"
 
     def held(self) -> Held:
-        """Everything on disk, each kind in the order of when it was made."""
-        retired = [RetiredKey.read(path) for path in _files(self.folder, RETIRED)]
+        """Everything on disk, each kind in the order of when it was made.
+
+        Nothing signs while the folder cannot be listed: it alone tells what is retired.
+        """
+        try:
+            paths = sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            return Held(unusable=(f"{self.folder}: {error.strerror}",))
+        retired = [RetiredKey.read(path) for path in _ending(paths, RETIRED)]
         gone = {key.id for key in retired}
-        files, unusable = _read(_files(self.folder, PRIVATE))
+        files, unusable = _read(_ending(paths, PRIVATE))
         named, named_unusable = _read([self.private] if self.private else [])
         signing = named if self.private else files
-        named_ids = {file.id for file in signing}
+        signing_ids = {file.id for file in signing}
         return Held(
             active=_living(signing, gone),
-            idle=tuple(file for file in _living(files, gone) if file.id not in named_ids),
+            idle=tuple(file for file in _living(files, gone) if file.id not in signing_ids),
             retired=tuple(sorted(retired, key=lambda key: key.retired)),
             undead=tuple(file for file in {file.path: file for file in files + named}.values() if file.id in gone),
-            unusable=tuple(unusable + named_unusable),
+            unusable=tuple(dict.fromkeys(unusable + named_unusable)),
         )
 
     def new(self, wall: datetime, *, out: Path | None = None) -> KeyFile:
@@ -111,9 +120,8 @@ class Keyring:
                 "another first (`central keys new`), or say --force"
             )
         note = self.folder / f"{file.id}{RETIRED}"
-        retired = RetiredKey(file.id, str(file.key.trusted), file.created, _told(wall))
-        _keep(note, f"{file.line} retired {retired.retired}\n")
-        for copy in (*held.active, *held.idle, *held.undead):
+        _keep(note, f"{file.line} retired {_told(wall)}\n")
+        for copy in self.held().undead:
             if copy.id == file.id:
                 destroy(copy.path)
         return RetiredKey.read(note)
@@ -125,16 +133,17 @@ def _told(instant: datetime) -> str:
 
 def _keep(note: Path, line: str) -> None:
     """Note that a key is retired, before it is destroyed; a retirement that goes on finds its note."""
+    make_folder(note.parent)
     try:
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not note.exists():
             write_new(note, line.encode(), mode=0o644)
     except OSError as error:
         raise MetercastError(f"{note}: {error.strerror}") from error
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
-    return sorted(folder.glob(f"[!.]*{suffix}"))
+def _ending(paths: list[Path], suffix: str) -> list[Path]:
+    """Those that end so; a hidden one was never finished."""
+    return [path for path in paths if path.suffix == suffix and not path.name.startswith(".")]
 
 
 def _read(paths: list[Path]) -> tuple[list[KeyFile], list[str]]:
