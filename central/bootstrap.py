@@ -13,12 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from central import keys_doctor
 from central.asking import RestoreDesk
 from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
 from central.intake import Intake
 from central.jobs import Jobs, new_training
 from central.journal import Journal
+from central.keyring import Keyring
 from central.oversight import Oversight
 from central.record import Record
 from central.recorder import HELD_IN_ALL
@@ -74,6 +76,7 @@ def run(params: Params) -> ExitCode:
     stop = stop_on_signals()
     work = work_folder(params)
     with work.held():
+        keys_doctor.warn(Keyring.of(params, work))
         record = open_record(params)
         record.create()
         metrics = CentralMetrics()

@@ -1,4 +1,4 @@
-"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `explain`, `doctor`.
+"""The command line of the central side: `run`, `train`, `backtest`, `export`, `models`, `keys`, `explain`, `doctor`.
 
 Heavy libraries are imported by the command that needs them, so that `--help` and errors are instant.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias, get_args
 
-from central import backtest_command
+from central import backtest_command, keys_command
 from central.trainings import Reason
 from shared import params_file
 from shared.clock import parse_instant_us
@@ -69,9 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     backtest.set_defaults(command=backtest_command.main)
     _add_export(commands, common)
     _add_models(commands, common)
+    keys_command.add_to(commands, common, _common(nested=True), run=_keys)
     _add_explain(commands, common)
     doctor = commands.add_parser(
-        "doctor", parents=[common], help="check broker, record and MLflow, and say what to mend"
+        "doctor", parents=[common], help="check broker, record, MLflow and keys, and say what to mend"
     )
     doctor.set_defaults(command=_doctor)
     return parser
@@ -265,6 +266,10 @@ def _models(args: argparse.Namespace) -> int:
         case _:
             print(models.listed(params, as_json=args.json))
     return ExitCode.OK
+
+
+def _keys(args: argparse.Namespace) -> int:
+    return keys_command.main(load_params(args), args)
 
 
 def _explain(args: argparse.Namespace) -> int:

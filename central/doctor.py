@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from central import keys_doctor
 from central.bootstrap import open_record, open_registry, require_built, work_folder
+from central.keyring import Keyring
 from shared.errors import MetercastError
 from shared.findings import Finding, ok, to_mend
 from shared.mqtt import Connection
@@ -22,8 +24,9 @@ class _Look:
 
 
 def examine(params: Params) -> list[Finding]:
-    """Look at parameters, broker, record, work folder and MLflow; never raises for what it finds."""
-    return [_finding(look, params) for look in _LOOKS]
+    """Look at parameters, broker, record, work folder, MLflow and keys; never raises for what it finds."""
+    keys = keys_doctor.examine(Keyring.of(params, work_folder(params)))
+    return [*(_finding(look, params) for look in _LOOKS), *keys]
 
 
 def _finding(look: _Look, params: Params) -> Finding:

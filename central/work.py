@@ -55,6 +55,11 @@ class WorkFolder:
         return self.root / "events.jsonl"
 
     @property
+    def keys(self) -> Path:
+        """Keys that sign manifests; see central/key_files.py."""
+        return self.root / "keys"
+
+    @property
     def mlflow(self) -> Path:
         """MLflow's database and artifacts when no server is named."""
         return self.root / "mlflow"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -31,6 +31,7 @@ from shared.manifest import Manifest, Signature
 from shared.refusals import Cause
 
 SCHEME: Final = "ed25519:"
+EXPECTED: Final = f"expected {SCHEME}<base64>, as `central keys list` prints it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,14 @@ class TrustedKey:
     def parse(cls, text: str) -> TrustedKey:
         """Read a line; what follows the key is a comment. Raises ValueError with what is wrong."""
         word = text.split()[0] if text.split() else ""
+        if "PRIVATE KEY" in text:
+            raise ValueError(f"a private key stands where its public line is expected: {EXPECTED}")  # and is not told
         if not word.startswith(SCHEME):
-            raise ValueError(f"{text!r}: expected {SCHEME}<base64>, as `central keys list` prints it")
+            raise ValueError(f"{_short(text)}: {EXPECTED}")
         try:
             return cls(Ed25519PublicKey.from_public_bytes(base64.b64decode(word.removeprefix(SCHEME), validate=True)))
         except ValueError as error:
-            raise ValueError(f"{text!r}: not an Ed25519 public key: {error}") from error
+            raise ValueError(f"{_short(word)}: not an Ed25519 public key: {error}") from error
 
     @property
     def raw(self) -> bytes:
@@ -81,10 +84,14 @@ class SigningKey:
         """Read an unencrypted PKCS 8 PEM. Raises ValueError with what is wrong."""
         try:
             private = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"not an unencrypted private key in PEM: {str(error).splitlines()[0]}") from error
+        except TypeError as error:
+            raise ValueError(
+                "the private key is encrypted, and nobody is there to be asked for its password"
+            ) from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ValueError("not a private key in PEM") from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise ValueError("not an Ed25519 key")
+            raise ValueError("a private key, but not an Ed25519 one")
         return cls(private)
 
     def pem(self) -> bytes:
@@ -130,3 +137,8 @@ def verify(manifest: Manifest, trusted: Mapping[str, TrustedKey]) -> None:
             raise ModelRefused(
                 Cause.BAD_SIGNATURE, f"the signature of key {signature.key_id} does not fit the manifest"
             ) from error
+
+
+def _short(text: str) -> str:
+    """Enough of it to be found again, however long it is."""
+    return repr(text if len(text) <= 60 else text[:59] + "…")

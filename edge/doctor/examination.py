@@ -1,11 +1,11 @@
-"""The whole examination, in the order in which one thing explains the next: broker, clocks, disk, state."""
+"""The whole examination, in the order in which one thing explains the next: broker, clocks, disk, state, keys."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
 
-from edge.doctor import broker, broker_conf, clocks, disk, parking, state
+from edge.doctor import broker, broker_conf, clocks, disk, keys, parking, state
 from edge.doctor.asked import Asked
 from edge.doctor.broker import Visit
 from edge.doctor.broker_conf import BrokerConf
@@ -38,6 +38,7 @@ def examine(params: Params, asked: Asked, *, tell: Tell) -> list[Finding]:
         *_clocks(params, asked, visited, seen, token, tell),
         *_disk(params, seen, tell),
         *state.judge(seen, params),
+        *keys.examine(params.keys.trusted),
     ]
 
 
