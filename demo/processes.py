@@ -1,8 +1,10 @@
 """The demo's child processes: started with a log file each, watched, and stopped in order."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,16 @@ class DemoFailed(Exception):
     def __init__(self, reason: str, log_tail: str = "") -> None:
         super().__init__(reason)
         self.log_tail = log_tail
+
+
+def make_key(command: Sequence[str], cwd: Path) -> str:
+    """Have central make the key that it signs models with; returns what the edge is to trust. Raises DemoFailed."""
+    answer = subprocess.run(
+        [sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+    if answer.returncode:
+        raise DemoFailed("central keys new: failed", answer.stderr)
+    return str(json.loads(answer.stdout)["public"])
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ model.
 Edge and central are started with the commands a user would type; nothing of them is imported.
 """
 
+import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pandas as pd
 from demo.broker import start_broker
 from demo.observer import SERVED, Observer
 from demo.pacing import Pace
-from demo.processes import Child
+from demo.processes import Child, make_key
 from demo.retrain import Retrain
 from demo.scenario import hourly_kw, last_origins
 from demo.scores import Hindsight
@@ -49,20 +50,22 @@ def play(stage: Stage) -> Outcome:
 
 
 def open_stage(stage: Stage) -> None:
-    """Start broker, central and edge, and wait until the edge says that it is online."""
+    """Start broker, central and edge, which trusts central's new key; wait until the edge says that it is online."""
     stage.children["mosquitto"] = start_broker(stage.port, stage.out / "state" / "broker", stage.out / "logs")
     stage.listener.start()
+    trusted = make_key(["central", "keys", "new", "--json", *_central_settings(stage)], ROOT)
     stage.launch("central", ["central", "run", *_central_settings(stage)])
-    stage.launch("edge", ["edge", "run", *_edge_settings(stage)])
+    stage.launch("edge", ["edge", "run", *_edge_settings(stage, trusted)])
     online = lambda: stage.observer.status.get("state") == "online"  # noqa: E731 (one word beats a nested def)
     stage.wait_until(online, UP_WITHIN_S, doing="starting", by="edge")
     stage.progress.step(f"broker on port {stage.port}, edge and central are up; {len(stage.observer.meters)} meters")
 
 
-def _edge_settings(stage: Stage) -> list[str]:
+def _edge_settings(stage: Stage, trusted: str) -> list[str]:
     state = stage.out / "state" / "edge"
     metrics = f"edge.metrics_port={stage.metrics_port}"
-    return stage.settings(f"edge.state_dir={state}", metrics, "edge.publish_shadow=true")
+    keys = f"keys.trusted={json.dumps([trusted])}"
+    return stage.settings(f"edge.state_dir={state}", metrics, keys, "edge.publish_shadow=true")
 
 
 def _central_settings(stage: Stage) -> list[str]:
