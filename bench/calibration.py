@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.calibration_picture import draw
 from bench.stage import say
-from central.calibrating import Hindcast, states_by_origin
+from central.calibrating import Hindcast, replay
 from central.dataset import Panel, panel_from_file
 from central.evaluation import Forecaster, model_forecaster
 from central.training import train
@@ -217,7 +217,8 @@ def trial(panel: Panel, forecaster: Forecaster, columns: Ints) -> Trial:
             raw[meter, block] = forecaster(windows, origins_us[block], _LEADS)
             floor_kw[meter, block] = load_floor(windows)
     spread_kw = raw[:, :, np.array(_KNOTS) - 1]
-    states = states_by_origin(panel, Hindcast(int(columns[0]), _KNOTS, QUANTILES, spread_kw, floor_kw))
+    one = np.ones(shape, dtype=np.int64)
+    states = replay(panel, Hindcast(int(columns[0]), _KNOTS, QUANTILES, spread_kw, floor_kw, one)).model
     moved = [
         calibrated(
             raw[meter].astype(np.float64),

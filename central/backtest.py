@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from central.backtest_windows import contract_windows
-from central.calibrating import Stretch, calibrated_windows, hindcast
+from central.calibrating import Ladder, Stretch, hindcast, served_windows
 from central.covariates import Covariates, issues_from_file
 from central.dataset import Panel, panel_from_file
 from central.evaluation import (
     Forecaster,
     Windows,
     forecast_windows,
-    ladder_forecaster,
     leads_of,
     measure,
     model_forecaster,
+    model_rung,
     naive_forecaster,
     relative_mae,
+    simple_rungs,
 )
 from central.forecast_table import write_forecasts
 from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
@@ -100,9 +101,9 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
     if model is not None:
         _say(f"trained on {model.trained_rows} rows in {train_s:.1f} s")
     started = time.perf_counter()
-    raw = forecast_windows(panel, windows, _ladder(model, options), _Progress(len(windows)))
+    own = forecast_windows(panel, windows, _rung(model, options), _Progress(len(windows)))
     forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
-    forecast = _calibrated(panel, windows, raw, firsts, model, options)
+    raw, forecast = _served(panel, windows, own, firsts, model, options)
     if options.out is not None:
         write_forecasts(options.out, panel, windows, forecast, options.quantiles)
         _say(f"wrote the forecasts to {options.out.name}")
@@ -181,42 +182,42 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
         return None
 
 
-def _ladder(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
-    """Return what an edge without a starter would send: the model from the default history on, else simple rungs."""
-    return ladder_forecaster(
+def _rung(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
+    """Return the model as an edge would use it: from the default history on."""
+    return model_rung(
         None if model is None else model_forecaster(model, options.calendar),
         options.quantiles,
-        options.calendar,
-        step_s=options.step_s,
         min_history_steps=int(ForecastParams().min_history.total_seconds()) // options.step_s,
     )
 
 
-def _calibrated(
-    panel: Panel, windows: Windows, forecast: Floats, firsts: Ints, model: TrainedModel | None, options: BacktestOptions
-) -> Floats:
-    """Return the forecasts calibrated as an edge would, having seen every origin before; without stand-down.
+def _served(
+    panel: Panel, windows: Windows, own: Floats, firsts: Ints, model: TrainedModel | None, options: BacktestOptions
+) -> tuple[Floats, Floats]:
+    """Return what an edge without a starter would send, having seen every origin before; uncalibrated, and calibrated.
 
     As at an edge, where an earlier champion served before this one: a model trained up to `_WARM_UP_DAYS` before the
-    first origin serves until there, so that nothing is calibrated on what its model was trained on.
+    first origin serves until there, so that nothing is calibrated, and no model stood down, by what it was trained on.
     """
     _say("calibrating online up to each window")
     lasts = np.zeros_like(firsts)
     np.maximum.at(lasts, windows.meters, panel.column(windows.origins_us) + 1)
-    stretches = [Stretch(_ladder(model, options), firsts, np.maximum(firsts, lasts))]
+    stretches = [Stretch(_rung(model, options), firsts, np.maximum(firsts, lasts))]
     begins = _warm_up_columns(panel, firsts)
     earlier = None
     if model is not None:  # half the rows: half the time, the same spread
         recipe = replace(model.recipe, rows_cap=model.recipe.rows_cap // 2)
         earlier = _train_before(panel, begins, options, recipe)
     if earlier is not None or model is None:
-        stretches.append(Stretch(_ladder(earlier, options), begins, firsts))
+        stretches.insert(0, Stretch(_rung(earlier, options), begins, firsts))
     else:
         _say("too little before the first origin to calibrate on; calibration begins there")
-    knots = scored_leads(options.step_s, options.horizon_steps)
-    return calibrated_windows(
-        panel, windows, forecast, hindcast(panel, stretches, knots, options.quantiles), options.quantiles
-    )
+    raw = hindcast(panel, stretches, scored_leads(options.step_s, options.horizon_steps), options.quantiles)
+    ladder = Ladder(simple_rungs(options.quantiles, options.calendar, step_s=options.step_s), options.horizon_steps)
+    sent, moved, down = served_windows(panel, windows, own, raw, ladder, options.quantiles)
+    if down.any():
+        _say(f"the model was stood down for {len(np.unique(windows.meters[down]))} meters, {down.sum()} windows")
+    return sent, moved
 
 
 def _warm_up_columns(panel: Panel, firsts: Ints) -> Ints:

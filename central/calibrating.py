@@ -1,16 +1,17 @@
-"""Online calibration over a panel, origin by origin, as the edge does it.
+"""Calibration and stand-down replayed over a panel, origin by origin, as the edge does both.
 
-A hindcast holds what a model says at every origin of a stretch, at the scored leads only; `states_by_origin` goes
-through it as rounds do: the interval that has just ended settles what was issued for it, then the next is issued.
+A hindcast holds what a model says at every origin of a stretch, at the scored leads only. `replay` goes through it as
+rounds do: the interval that has just ended settles what was issued for it, by the model and by the simple rungs each
+for itself; then the next is issued, by the simple rungs where the model is stood down or gives nothing.
 
-Invariant: the states of an origin know no load at or after it, and none that was received later. What came late or was
-corrected has taught nothing.
+Invariant: what an origin's forecast is made with knows no load at or after it, and none that was received later. What
+came late or was corrected has taught nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,14 @@ from central.dataset import Panel
 from central.evaluation import Forecaster, Windows
 from shared.calibration import States, calibrated, fresh, learned
 from shared.features import load_floor
+from shared.standing import RECORD, decay_of, lead_weights, of_version, weighed
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BLOCK: Final = 512  # windows forecast at once
+_SEASON_S: Final = 168 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Hindcast:
     """What was forecast at O consecutive origins, at the scored leads `knots` [K] (in steps) of M meters.
 
     `spread_kw` float32 [M, O, K, 3]: the lowest, the middle and the highest of `quantiles`, NaN where nothing was
-    forecast; `floor_kw` [M, O]: see `load_floor`. Origin j is the start of the panel's column `first` + j.
+    forecast; `floor_kw` [M, O]: see `load_floor`; `version` [M, O]: which model it was. Origin j is the start of the
+    panel's column `first` + j.
     """
 
     first: int
@@ -40,6 +45,12 @@ class Hindcast:
     quantiles: tuple[float, float, float]
     spread_kw: NDArray[np.float32]
     floor_kw: Floats
+    version: Ints
+
+    @property
+    def leads(self) -> Ints:
+        """The scored leads as an array."""
+        return np.array(self.knots, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +62,42 @@ class Stretch:
     ends: Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What serves where a model does not, and how far it forecasts."""
+
+    simple: Forecaster
+    horizon_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What each origin's forecast is made with: calibration states [M, O, K, STATE], and who is stood down [M, O]."""
+
+    model: States
+    simple: States
+    down: Bools
+
+
 def hindcast(
     panel: Panel, stretches: Sequence[Stretch], knots: tuple[int, ...], quantiles: tuple[float, ...]
 ) -> Hindcast:
-    """Forecast stretch by stretch, in blocks of one meter's successive origins."""
+    """Forecast stretch by stretch, in blocks of one meter's successive origins; the stretches are in order of time."""
     first = min(int(stretch.begins.min()) for stretch in stretches)
     count = max(int(stretch.ends.max()) for stretch in stretches) - first
     outer = [0, quantiles.index(0.5), len(quantiles) - 1]
     spread_kw = np.full((len(panel.meters), count, len(knots), 3), np.nan, dtype=np.float32)
-    floor_kw = np.zeros((len(panel.meters), count))
+    floor_kw, version = np.zeros((len(panel.meters), count)), np.zeros((len(panel.meters), count), dtype=np.int64)
     leads = np.array(knots, dtype=np.int64)
-    for stretch in stretches:
+    for number, stretch in enumerate(stretches, start=1):
         for meter, columns in _blocks(stretch):
             origins_us = panel.start_us + columns * panel.step_us
             meters = np.full(len(columns), meter)
             windows, ahead = panel.windows(meters, origins_us), panel.covariates_of(meters)
             spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads, ahead)[:, :, outer]
             floor_kw[meter, columns - first] = load_floor(windows)
-    return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw)
+            version[meter, columns - first] = number
+    return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw, version)
 
 
 def _blocks(stretch: Stretch) -> Iterator[tuple[int, Ints]]:
@@ -77,51 +106,133 @@ def _blocks(stretch: Stretch) -> Iterator[tuple[int, Ints]]:
             yield meter, np.arange(column, min(column + _BLOCK, end), dtype=np.int64)
 
 
-def states_by_origin(panel: Panel, raw: Hindcast) -> States:
-    """Return the states [M, O, K, STATE] that each origin's forecast is calibrated with; the first are fresh."""
-    meters, origins, knots = raw.spread_kw.shape[:3]
-    leads = np.array(raw.knots, dtype=np.int64)
-    states = fresh(meters, knots)
-    by_origin = np.empty((meters, origins, *states.shape[1:]), dtype=np.float32)
-    issued_kw = np.full(raw.spread_kw.shape, np.nan, dtype=np.float32)
+def replay(panel: Panel, raw: Hindcast, ladder: Ladder | None = None) -> Replay:
+    """Go through the hindcast; without a ladder nobody is stood down, and only the model is calibrated."""
+    course = _Course(panel, raw, ladder)
+    meters, origins = raw.version.shape
+    shape = (meters, origins, *course.model.states.shape[1:])
+    passed = Replay(np.empty(shape, np.float32), np.empty(shape, np.float32), np.zeros((meters, origins), dtype=bool))
     for origin in range(origins):
-        truth_kw = panel.as_it_ended(raw.first + origin - 1) if origin else np.full(meters, np.nan)
+        if origin:
+            course.settle(origin)
+        course.issue(origin)
+        passed.model[:, origin], passed.simple[:, origin] = course.model.states, course.simple.states
+        passed.down[:, origin] = course.down
+    return passed
+
+
+@dataclass(slots=True)
+class _Source:
+    """One source of forecasts: its calibration, and what it issued [M, O, K, 3], NaN where it was not asked."""
+
+    issued_kw: NDArray[np.float32]
+    states: States = field(init=False)
+
+    def __post_init__(self) -> None:
+        meters, _origins, knots, _ = self.issued_kw.shape
+        self.states = fresh(meters, knots)
+
+    def learn(self, origin: int, truth_kw: Floats, panel: Panel, raw: Hindcast) -> Floats:
+        """Hold what was issued for the interval before `origin` against its load; returns the errors [M, K] in kW."""
+        errors_kw = np.full((len(truth_kw), len(raw.knots)), np.nan)
         for knot, lead in enumerate(raw.knots):
             if origin >= lead:
-                met = issued_kw[:, origin - lead, knot]
-                states[:, knot] = learned(
-                    states[:, knot], truth_kw, met, outer=(raw.quantiles[0], raw.quantiles[2]), step_s=panel.step_s
+                met = self.issued_kw[:, origin - lead, knot]
+                errors_kw[:, knot] = np.abs(truth_kw - met[:, 1])
+                self.states[:, knot] = learned(
+                    self.states[:, knot], truth_kw, met, outer=(raw.quantiles[0], raw.quantiles[2]), step_s=panel.step_s
                 )
-        by_origin[:, origin] = states
-        issued_kw[:, origin] = calibrated(
-            raw.spread_kw[:, origin].astype(np.float64),
-            states,
-            leads=leads,
+        return errors_kw
+
+    def issue(self, origin: int, meters: Ints, spread_kw: Floats, raw: Hindcast) -> None:
+        """Issue forecasts [N, K, 3] of some meters, calibrated."""
+        self.issued_kw[meters, origin] = calibrated(
+            spread_kw,
+            self.states[meters],
+            leads=raw.leads,
             knots=raw.knots,
             quantiles=raw.quantiles,
-            floor_kw=raw.floor_kw[:, origin],
+            floor_kw=raw.floor_kw[meters, origin],
         )
-    return by_origin
 
 
-def calibrated_windows(
-    panel: Panel, windows: Windows, forecast_kw: Floats, raw: Hindcast, quantiles: tuple[float, ...]
-) -> Floats:
-    """Return the forecasts [N, L, Q] of judged windows, calibrated on what was known at each one's origin.
+class _Course:
+    """How far a replay has come."""
 
-    `raw` must reach from before the first to the last of their origins.
+    def __init__(self, panel: Panel, raw: Hindcast, ladder: Ladder | None) -> None:
+        self._panel, self._raw, self._ladder = panel, raw, ladder
+        self._records = np.zeros(len(panel.meters), dtype=RECORD)
+        self._weights = lead_weights(raw.knots, ladder.horizon_steps) if ladder else np.zeros(len(raw.knots))
+        self._decay = decay_of(panel.step_s)
+        self._season = _SEASON_S // panel.step_s
+        self.model = _Source(np.full(raw.spread_kw.shape, np.nan, dtype=np.float32))
+        self.simple = _Source(np.full(raw.spread_kw.shape, np.nan, dtype=np.float32))
+
+    @property
+    def down(self) -> Bools:
+        """For which meters [M] the model is stood down."""
+        down: Bools = self._records["down"].copy()
+        return down
+
+    def settle(self, origin: int) -> None:
+        """Learn from the interval that ends where `origin` begins."""
+        column = self._raw.first + origin - 1
+        truth_kw = self._panel.as_it_ended(column)
+        errors_kw = self.model.learn(origin, truth_kw, self._panel, self._raw)
+        if self._ladder is None:
+            return
+        self.simple.learn(origin, truth_kw, self._panel, self._raw)
+        before = of_version(self._records, self._raw.version[:, origin])
+        naive_kw = self._naive(column)
+        met = np.repeat(np.abs(truth_kw - naive_kw)[:, None], len(self._raw.knots), axis=1)
+        self._records = weighed(before, errors_kw, met, weights=self._weights, decay=self._decay)
+
+    def _naive(self, column: int) -> Floats:
+        earlier = column - self._season
+        return self._panel.as_it_ended(earlier) if earlier >= 0 else np.full(len(self._panel.meters), np.nan)
+
+    def issue(self, origin: int) -> None:
+        """Issue the forecasts of one origin."""
+        spread_kw = self._raw.spread_kw[:, origin].astype(np.float64)
+        self.model.issue(origin, np.arange(len(spread_kw)), spread_kw, self._raw)
+        if self._ladder is None:
+            return
+        served = np.isfinite(spread_kw).all(axis=(1, 2)) & ~self.down
+        left: Ints = np.flatnonzero(~served & (self._raw.version[:, origin] > 0))
+        if len(left):
+            self.simple.issue(origin, left, self._simple_kw(origin, left, self._ladder), self._raw)
+
+    def _simple_kw(self, origin: int, meters: Ints, ladder: Ladder) -> Floats:
+        origins_us = np.full(len(meters), self._panel.start_us + (self._raw.first + origin) * self._panel.step_us)
+        return ladder.simple(self._panel.windows(meters, origins_us), origins_us, self._raw.leads)
+
+
+def served_windows(
+    panel: Panel, windows: Windows, model_kw: Floats, raw: Hindcast, ladder: Ladder, quantiles: tuple[float, ...]
+) -> tuple[Floats, Floats, Bools]:
+    """Return what judged windows are sent, before and after calibration [N, L, Q], and where the model is stood down.
+
+    `model_kw` [N, L, Q] is NaN where the model gives nothing. `raw` must reach from before the first to the last of
+    the windows' origins; all is made on what was known at each one's origin.
     """
-    states = states_by_origin(panel, raw)[windows.meters, panel.column(windows.origins_us) - raw.first]
-    moved = np.empty_like(forecast_kw)
+    passed = replay(panel, raw, ladder)
+    place = windows.meters, panel.column(windows.origins_us) - raw.first
+    stood_down = passed.down[place]
+    served = np.isfinite(model_kw).all(axis=(1, 2)) & ~stood_down
+    sent_kw, moved_kw = model_kw.copy(), np.empty_like(model_kw)
     for first in range(0, len(windows), _BLOCK):
         block = slice(first, first + _BLOCK)
-        floor_kw = load_floor(panel.windows(windows.meters[block], windows.origins_us[block]))
-        moved[block] = calibrated(
-            forecast_kw[block],
-            states[block],
+        history = panel.windows(windows.meters[block], windows.origins_us[block])
+        left = np.flatnonzero(~served[block])
+        if len(left):
+            sent_kw[first + left] = ladder.simple(history[left], windows.origins_us[first + left], windows.leads)
+        by_model = served[block][:, None, None]
+        moved_kw[block] = calibrated(
+            sent_kw[block],
+            np.where(by_model, passed.model[place][block], passed.simple[place][block]),
             leads=windows.leads,
             knots=raw.knots,
             quantiles=quantiles,
-            floor_kw=floor_kw,
+            floor_kw=load_floor(history),
         )
-    return moved
+    return sent_kw, moved_kw, stood_down

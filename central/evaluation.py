@@ -119,18 +119,8 @@ def model_forecaster(model: TrainedModel, calendar: Calendar) -> Forecaster:
     return forecast
 
 
-def ladder_forecaster(
-    model: Forecaster | None,
-    quantiles: tuple[float, ...],
-    calendar: Calendar,
-    *,
-    step_s: int = 3600,
-    min_history_steps: int = 72,
-) -> Forecaster:
-    """Return what an edge would send: a model where it has enough history and gives numbers, else the simple rungs.
-
-    Finite for every window with any finite value.
-    """
+def model_rung(model: Forecaster | None, quantiles: tuple[float, ...], *, min_history_steps: int) -> Forecaster:
+    """Return a model as a rung of the ladder: NaN where the history is too short for it, or there is no model."""
 
     def forecast(
         windows: NDArray[np.float32], origins_us: Ints, leads: Ints, covariates: Covariates | None = None, /
@@ -140,12 +130,16 @@ def ladder_forecaster(
         if model is not None and enough.any():
             ahead = None if covariates is None else covariates.of(np.flatnonzero(enough))
             kw[enough] = model(windows[enough], origins_us[enough], leads, ahead)
-        below = ~np.isfinite(kw).all(axis=(1, 2))
-        if below.any():
-            kw[below], _ = fallback_forecast(
-                windows[below], origins_us[below], leads, quantiles, calendar=calendar, step_s=step_s
-            )
         return kw
+
+    return forecast
+
+
+def simple_rungs(quantiles: tuple[float, ...], calendar: Calendar, *, step_s: int = 3600) -> Forecaster:
+    """Return the rungs without a model as a forecaster, finite for every window with any finite value."""
+
+    def forecast(windows: NDArray[np.float32], origins_us: Ints, leads: Ints, _: Covariates | None = None, /) -> Floats:
+        return fallback_forecast(windows, origins_us, leads, quantiles, calendar=calendar, step_s=step_s)[0]
 
     return forecast
 

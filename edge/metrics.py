@@ -75,7 +75,7 @@ def _gauges(node: Node) -> Iterator[Sample]:
         seconds = node.rounds.last_origin_us / SECOND_US
         yield Sample("gauge", "metercast_forecast_origin_timestamp_seconds", "Newest origin forecast", seconds, {})
     champion = node.models.champion
-    stood_down = len(node.site.standing.down(champion.manifest.version)) if champion else 0
+    stood_down = len(node.site.standing.down) if champion else 0
     yield Sample("gauge", "metercast_meters_stood_down", "Meters the champion is stood down for", stood_down, {})
     yield Sample("counter", "metercast_model_swaps", "Champions swapped in", node.models.swaps, {})
     yield Sample("counter", "metercast_models_refused", "Models that failed a check", node.models.refusals, {})

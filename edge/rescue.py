@@ -20,11 +20,12 @@ from typing import Any, Final
 from edge.calibration import is_state
 from edge.covariates import issue_from
 from edge.pages import PAGE_BYTES, Pages, Row, log_of, read_log
-from edge.standing import RECORD, is_record
+from edge.standing import is_record
 from shared.clock import LATEST_US
 from shared.errors import MessageRefused
 from shared.grid import KINDS, UNITS
 from shared.messages import Uplink
+from shared.standing import RECORD
 from shared.topics import is_id
 
 # Columns whose numbers stand for a row of another table, and those tables; each numbers its rows from 0.

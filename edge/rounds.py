@@ -28,13 +28,13 @@ from edge.inference import Predictor
 from edge.models import Models
 from edge.scoring import ROLES, STOOD_DOWN, Issued
 from edge.site import SiteState
-from edge.standing import comparison, decay_of, lead_weights, reason_of, weighed
 from edge.window import NEVER
 from shared.clock import iso
 from shared.features import load_floor
 from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
 from shared.params import Params
+from shared.standing import comparison, decay_of, lead_weights, reason_of, weighed
 from shared.topics import SiteTopics
 
 CHAMPION_ROLE: Final = ROLES.index("champion")

@@ -26,12 +26,13 @@ from edge.forms import Form
 from edge.salvage import DATABASE, close, open_or_rescue
 from edge.scoring import Issued, Scoreboard
 from edge.site import SiteState
-from edge.standing import RECORD, is_record
+from edge.standing import is_record
 from edge.window import NEVER, Ints
 from shared.clock import iso
 from shared.errors import MessageRefused, StateDamaged, StateError
 from shared.grid import KINDS, Flag
 from shared.messages import GAP_COLUMNS, Uplink, columns_of
+from shared.standing import RECORD
 
 SCHEMA_VERSION: Final = 3
 REWRITTEN_FROM: Final = 50_000  # rows in the log of readings

@@ -13,10 +13,10 @@ from edge.calibration import Source
 from edge.changes import Changes
 from edge.rescue import rescue
 from edge.salvage import DATABASE
-from edge.standing import RECORD, reason_of
 from edge.store import create_state
 from shared.calibration import fresh
 from shared.errors import StateError
+from shared.standing import RECORD, reason_of
 from tests.unit.edge_harness import EdgeAtDesk, reading
 
 KNOTS = 4

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.standing import RECORD, Records, Standing, comparison, decay_of, lead_weights, of_version, reason_of, weighed
+from edge.standing import Standing
+from shared.standing import RECORD, Records, comparison, decay_of, lead_weights, of_version, reason_of, weighed
 
 DECAY = decay_of(3600)
 WEIGHTS = lead_weights((1, 6, 24, 48), 48)
@@ -50,10 +51,23 @@ def test_where_nothing_was_scored_nothing_changes() -> None:
     assert (_after(records, 1.0, np.nan, 5) == records).all()
 
 
-def test_another_champion_begins_without_a_verdict() -> None:
+def test_a_successor_inherits_the_verdict_with_half_of_the_evidence() -> None:
     records = _after(_fresh(version=1), 1.2, 1.0, 400)
     assert (of_version(records, 1) == records).all()
-    assert (of_version(records, 2) == _fresh(version=2)).all()
+    inherited = of_version(records, 2)
+    assert (inherited["version"] == 2).all()
+    assert inherited["down"].all()
+    assert inherited["evidence"] == pytest.approx(records["evidence"] / 2)
+    assert inherited["champion_kw"] / inherited["naive_kw"] == pytest.approx(1.2)
+    assert (of_version(_fresh(version=1), 2) == _fresh(version=2)).all()
+
+
+def test_a_successor_that_is_better_returns_sooner_than_its_predecessor_would() -> None:
+    down = _after(_fresh(version=1), 1.4, 1.0, 400)
+    returns = [
+        next(h for h in range(1, 500) if not _after(of_version(down, v), 0.7, 1.0, h)["down"].any()) for v in (1, 2)
+    ]
+    assert 72 < returns[1] < 0.75 * returns[0]
 
 
 def test_the_reason_gives_both_errors_in_kw() -> None:
@@ -86,6 +100,5 @@ def test_records_of_meters_are_kept_as_they_are_however_many_there_are() -> None
     record = _after(_fresh(version=7), 1.2, 1.0, 400)
     for row in (3, 200, 100):
         standing.put(np.array([row]), record)
-    assert standing.down(7).tolist() == [3, 100, 200]
-    assert standing.down(8).tolist() == []
+    assert standing.down.tolist() == [3, 100, 200]
     assert (standing.of(np.array([5000, 4]), 7) == _fresh(version=7)).all()
