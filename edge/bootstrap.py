@@ -11,6 +11,7 @@ from edge import inference
 from edge.artifacts import ArtifactFolder
 from edge.forecaster import Plan
 from edge.forms import Forms
+from edge.gate import Wanted
 from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
@@ -56,6 +57,11 @@ def plan_of(params: Params) -> Plan:
     )
 
 
+def wanted_of(params: Params) -> Wanted:
+    """What a model must forecast to serve here."""
+    return Wanted(params.step_s, params.horizon_steps, params.forecast.quantiles)
+
+
 def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, starter: Starter | None = None) -> Node:
     """A node that goes on where the store's last commit stopped; `starter` serves where no champion can."""
     leads = scored_leads(params.step_s, params.horizon_steps)
@@ -64,12 +70,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
     topics = SiteTopics(params.mqtt.root, params.site)
     site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), store.forms))
     store.load_site(site)
-    load = partial(
-        inference.load,
-        step_s=params.step_s,
-        horizon_steps=params.horizon_steps,
-        quantiles=list(params.forecast.quantiles),
-    )
+    load = partial(inference.load, wanted=wanted_of(params), seconds=params.edge.model_seconds)
     models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes, starter=starter)
     if "models" in facts:
         models.resume(facts["models"], wall_now())
