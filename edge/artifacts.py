@@ -1,12 +1,22 @@
-"""The model files an edge keeps for its next start."""
+"""The model files an edge keeps for its next start, and the chunks of those on their way.
+
+Invariant: a file that bears an artifact's name is whole, or found out when it is read.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
+import shutil
 from pathlib import Path
+from typing import Final
+
+from shared.manifest import digest_of
 
 log = logging.getLogger(__name__)
+
+MODEL: Final = ".onnx"
+CHUNKS: Final = ".chunks"  # a folder: the chunks that have come, named by their number
 
 
 class ArtifactFolder:
@@ -15,31 +25,64 @@ class ArtifactFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _path(self, sha256: str) -> Path:
-        return self._folder / f"{sha256}.onnx"
+    def _path(self, sha256: str, ending: str = MODEL) -> Path:
+        return self._folder / f"{sha256}{ending}"
 
     def read(self, sha256: str) -> bytes | None:
         """The artifact's bytes, or None when it is not here or no longer what its name says."""
-        path = self._path(sha256)
-        if not path.exists():
+        try:
+            artifact = self._path(sha256).read_bytes()
+        except FileNotFoundError:
             return None
-        artifact = path.read_bytes()
-        if hashlib.sha256(artifact).hexdigest() != sha256:
-            log.error("artifact is damaged on disk", extra={"file": path})
+        except OSError as error:
+            log.error("artifact cannot be read", extra={"file": error.filename, "reason": error.strerror})
+            return None
+        if digest_of(artifact) != sha256:
+            log.error("artifact is damaged on disk", extra={"file": self._path(sha256)})
             return None
         return artifact
 
     def save(self, sha256: str, artifact: bytes) -> None:
-        """Write whole or not at all."""
-        if self.read(sha256) is not None:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial_file = self._path(sha256).with_suffix(".partial")
-        partial_file.write_bytes(artifact)
-        partial_file.rename(self._path(sha256))
+        """Write whole or not at all, and on the disk when this returns; its chunks are not needed any more."""
+        if self.read(sha256) is None:
+            _write(self._path(sha256), artifact)
+        shutil.rmtree(self._path(sha256, CHUNKS), ignore_errors=True)
+
+    def keep_chunk(self, sha256: str, number: int, chunk: bytes) -> None:
+        """Keep a chunk of an artifact on its way; one that is lost in a power cut comes again."""
+        folder = self._path(sha256, CHUNKS)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{number}"
+        partial.write_bytes(chunk)
+        partial.rename(folder / str(number))
+
+    def chunks(self, sha256: str) -> dict[int, bytes]:
+        """The chunks that were kept; whoever takes them checks what they are."""
+        folder = self._path(sha256, CHUNKS)
+        try:
+            return {int(path.name): path.read_bytes() for path in folder.iterdir() if path.name.isdecimal()}
+        except OSError:
+            return {}
 
     def keep_only(self, sha256s: frozenset[str]) -> None:
-        """Delete the others."""
-        for path in self._folder.glob("*.onnx"):
-            if path.stem not in sha256s:
-                path.unlink()
+        """Delete what is of other artifacts, and what writing left half done."""
+        for path in self._folder.glob("*"):
+            if path.suffix == CHUNKS and path.stem not in sha256s:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.suffix not in (MODEL, CHUNKS) or (path.suffix == MODEL and path.stem not in sha256s):
+                path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

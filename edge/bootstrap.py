@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from edge import inference
+from edge import gate, inference
+from edge.admission import Here
 from edge.artifacts import ArtifactFolder
+from edge.changes import Changes
 from edge.forecaster import Plan
 from edge.forms import Forms
+from edge.gate import Budget, Wanted
+from edge.inference import Predictor
+from edge.kept import Kept
 from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
+from edge.prover import ProveModel
+from edge.rounds import METERS_AT_ONCE
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.siteclock import SiteClock
@@ -24,10 +32,15 @@ from shared import __version__
 from shared.calendars import site_calendar
 from shared.clock import iso, to_us, wall_now
 from shared.errors import MetercastError
+from shared.manifest import Manifest
 from shared.messages import Status
 from shared.mqtt import Connection, Will
 from shared.params import Params, scored_leads
+from shared.signing import trusted_by_id
 from shared.topics import SiteTopics
+from shared.trusted_keys import trusted_keys
+
+log = logging.getLogger(__name__)
 
 MAX_DESIRED_BYTES: Final = 1_048_576  # manifests with their golden rows stay far below
 
@@ -40,6 +53,7 @@ class Edge:
     node: Node
     store: Store
     artifacts: ArtifactFolder
+    prove: ProveModel
     connection: Connection
     instance: str
     started_at: str
@@ -56,6 +70,34 @@ def plan_of(params: Params) -> Plan:
     )
 
 
+def wanted_of(params: Params) -> Wanted:
+    """What a model must forecast to serve here."""
+    return Wanted(params.step_s, params.horizon_steps, params.forecast.quantiles)
+
+
+def here_of(params: Params) -> Here:
+    """What a manifest must fit to be acted on here. Raises ParamsError for `keys.trusted`."""
+    return Here(
+        site=params.site,
+        trusted=trusted_by_id(trusted_keys(params.keys.trusted)),
+        max_bytes=params.edge.max_model_bytes,
+        wanted=wanted_of(params),
+        version=__version__,
+    )
+
+
+def prove_of(params: Params) -> ProveModel:
+    """How a model is tried out: in a process of its own, then loaded."""
+    wanted, seconds = wanted_of(params), params.edge.model_seconds
+    budget = Budget(METERS_AT_ONCE * params.horizon_steps, seconds, params.edge.model_memory_bytes)
+
+    def prove(artifact: bytes, manifest: Manifest) -> Predictor:
+        gate.prove(artifact, manifest, wanted, budget)
+        return inference.load(artifact, manifest, wanted, seconds=seconds)
+
+    return prove
+
+
 def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, starter: Starter | None = None) -> Node:
     """A node that goes on where the store's last commit stopped; `starter` serves where no champion can."""
     leads = scored_leads(params.step_s, params.horizon_steps)
@@ -64,15 +106,8 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
     topics = SiteTopics(params.mqtt.root, params.site)
     site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), store.forms))
     store.load_site(site)
-    load = partial(
-        inference.load,
-        step_s=params.step_s,
-        horizon_steps=params.horizon_steps,
-        quantiles=list(params.forecast.quantiles),
-    )
-    models = Models(topics, load, artifacts.read, max_bytes=params.edge.max_model_bytes, starter=starter)
-    if "models" in facts:
-        models.resume(facts["models"], wall_now())
+    load = partial(inference.load, wanted=wanted_of(params), seconds=params.edge.model_seconds)
+    models = Models(topics, here_of(params), artifacts, load, starter=starter)
     next_seq, (seq, at_us) = int(facts.get("next_seq", 1)), map(int, facts.get("recorded", "0,0").split(","))
     uplink = UplinkLedger(
         params.site,
@@ -88,7 +123,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
         latest_us=int(facts.get("clock_us", NO_INSTANT)),
         wall_us=int(facts.get("wall_us", NO_INSTANT)),
     )
-    return Node(
+    node = Node(
         params,
         site=site,
         uplink=uplink,
@@ -99,6 +134,22 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
         new_id=new_epoch,
         restore_wanted=facts.get("restore") != "done" and (site.empty or facts.get("restore") == "wanted"),
     )
+    if "models" in facts:
+        _resume(models, facts["models"], store, site)
+    return node
+
+
+def _resume(models: Models, fact: str, store: Store, site: SiteState) -> None:
+    """Load the models that ran last; that it was begun is on disk before, for it may end the process."""
+    now = wall_now()
+    try:
+        kept, failed = Kept.read(fact).begun(iso(to_us(now)))
+    except ValueError as error:
+        log.error("the models of the last run cannot be read", extra={"reason": str(error)})
+        return
+    store.commit(Changes(facts={"models": kept.text()}), site)
+    models.resume(kept, now, failed=failed)
+    store.commit(Changes(facts={"models": models.take_fact()}), site)
 
 
 def build(params: Params) -> Edge:
@@ -133,4 +184,4 @@ def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )
-    return Edge(params, node, store, artifacts, connection, instance, started_at)
+    return Edge(params, node, store, artifacts, prove_of(params), connection, instance, started_at)

@@ -7,7 +7,7 @@ are in the result; a forecast uses intervals before the origin only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from edge.starter import Starter
 from shared.baselines import NO_HISTORY, fallback_forecast
 from shared.baselines import RUNGS as SIMPLE_RUNGS
 from shared.calendars import Calendar
-from shared.covariates import Columns, with_columns
+from shared.covariates import with_columns
 from shared.errors import ModelRefused
 from shared.features import Matrix, feature_matrix, to_load
 
@@ -64,7 +64,8 @@ class Lineup:
 class Round:
     """Forecasts of N meters at one origin: kW [N, L, Q], each meter's rung (index into RUNGS, −1 none) and reason.
 
-    `shadow_kw` is the challenger's; `stood_down_kw` the champion's where it is stood down, NaN elsewhere.
+    `shadow_kw` is the challenger's; `stood_down_kw` the champion's where it is stood down, NaN elsewhere. `failed`: why
+    a model, by its role, could not be run.
     """
 
     load_kw: Floats
@@ -73,6 +74,7 @@ class Round:
     history_steps: Ints
     shadow_kw: Floats | None
     stood_down_kw: Floats | None = None
+    failed: Mapping[str, ModelRefused] = field(default_factory=dict)
 
 
 def forecast(
@@ -90,9 +92,9 @@ def forecast(
     """
     history = np.isfinite(windows).sum(axis=1)
     enough = history >= plan.min_history_steps
-    own_kw, shadow_kw, failure = _own_models(windows, enough, origin_us, plan, lineup, covariates)
+    own_kw, shadow_kw, failed = _own_models(windows, enough, origin_us, plan, lineup, covariates)
     modelled = np.asarray(np.isfinite(own_kw).all(axis=(1, 2)))
-    because = _without_champion(modelled, enough, lineup.champion, failure, plan)
+    because = _without_champion(modelled, enough, lineup.champion, str(failed.get("champion", "")), plan)
     load_kw, stood_down_kw = own_kw.copy(), None
     down = np.isin(np.arange(len(windows)), list(stood_down or {}))
     if stood_down and down.any():
@@ -108,7 +110,7 @@ def forecast(
     if below.any():
         load_kw[below], codes = _simple(windows[below], origin_us, plan)
         rung[below] = np.where(codes == NO_HISTORY, -1, codes + 1)
-    return Round(load_kw, rung, tuple(because), history, shadow_kw, stood_down_kw)
+    return Round(load_kw, rung, tuple(because), history, shadow_kw, stood_down_kw, failed)
 
 
 def _own_models(
@@ -118,24 +120,25 @@ def _own_models(
     plan: Plan,
     lineup: Lineup,
     covariates: SiteCovariates | None,
-) -> tuple[Floats, Floats | None, str]:
-    """Return kW [N, L, Q] of champion and challenger, NaN where there is none, and why the champion gave none."""
+) -> tuple[Floats, Floats | None, dict[str, ModelRefused]]:
+    """Return kW [N, L, Q] of champion and challenger, NaN where there is none, and why one could not be run."""
     nothing = np.full((len(windows), plan.horizon_steps, len(plan.quantiles)), np.nan)
-    models = (lineup.champion, lineup.challenger)
-    made = [nothing.copy() if model is not None else None for model in models]
-    failure = ""
-    if enough.any() and any(models):
+    models = {"champion": lineup.champion, "challenger": lineup.challenger}
+    made = {role: nothing.copy() for role, model in models.items() if model is not None}
+    failed: dict[str, ModelRefused] = {}
+    if enough.any() and made:
         known = covariates or SiteCovariates(plan.step_s * 1_000_000)
         rows = np.flatnonzero(enough)
         rows = rows[_alike_together(windows[rows], plan)]
         matrix = _features(windows[rows], origin_us, plan)
-        for load_kw, model in zip(made, models, strict=True):
-            if model is not None and load_kw is not None:
+        for role, model in models.items():
+            if model is not None:
                 columns = known.columns(model.covariates, origin_us, plan.leads)
-                load_kw[rows], refused = _run(model, matrix, columns)
-                failure = refused if model is lineup.champion else failure
-    champion_kw, shadow_kw = made
-    return (nothing if champion_kw is None else champion_kw), (shadow_kw if enough.any() else None), failure
+                try:
+                    made[role][rows] = to_load(model.run(with_columns(matrix.x, columns)), matrix)
+                except ModelRefused as refused:  # costs its rung, never the forecast
+                    failed[role] = refused
+    return made.get("champion", nothing), (made.get("challenger") if enough.any() else None), failed
 
 
 def _alike_together(windows: NDArray[np.float32], plan: Plan) -> Ints:
@@ -187,15 +190,6 @@ def _simple(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> tuple[F
 def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matrix:
     origins_us = np.full(len(windows), origin_us, dtype=np.int64)
     return feature_matrix(windows, origins_us, plan.leads, step_s=plan.step_s, calendar=plan.calendar)
-
-
-def _run(model: Predictor, matrix: Matrix, columns: Columns) -> tuple[Floats, str]:
-    """KW [N, L, Q] and why there is none, if so: a model that fails costs its rung, never the forecast."""
-    try:
-        return to_load(model.run(with_columns(matrix.x, columns)), matrix), ""
-    except ModelRefused as error:
-        shape = (*matrix.base.shape, len(model.manifest.quantiles))
-        return np.full(shape, np.nan), str(error)
 
 
 def _without_champion(

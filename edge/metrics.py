@@ -11,6 +11,7 @@ from edge.node import Node
 from shared import __version__
 from shared.clock import SECOND_US
 from shared.mqtt import Connection
+from shared.refusals import Cause
 from shared.telemetry import CollectorRegistry, Sample, register, serve_metrics
 
 _WIDTH = ("stage", "lead")
@@ -34,6 +35,7 @@ _COUNTERS = {
     "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
     "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
     "score_covered": ("metercast_scores_covered", "Scores inside the outer quantiles", ("role", "lead")),
+    "swap_seconds": ("metercast_model_swap_seconds", "Time that taking up proven models held the rest up", ()),
     "width_kw": ("metercast_forecast_width_kw", "Sum of interval widths, before calibration and as issued", _WIDTH),
 }
 
@@ -78,7 +80,13 @@ def _gauges(node: Node) -> Iterator[Sample]:
     stood_down = len(node.site.standing.down) if champion else 0
     yield Sample("gauge", "metercast_meters_stood_down", "Meters the champion is stood down for", stood_down, {})
     yield Sample("counter", "metercast_model_swaps", "Champions swapped in", node.models.swaps, {})
-    yield Sample("counter", "metercast_models_refused", "Models that failed a check", node.models.refusals, {})
+    for reason in sorted({*Cause, *node.models.refused.counts}):
+        count = node.models.refused.counts[reason]
+        yield Sample("counter", "metercast_models_refused", "Models refused, by the check", count, {"reason": reason})
+    for result in ("taken", "ignored", "bad", "unwanted"):
+        count = node.models.chunks[result]
+        yield Sample("counter", "metercast_model_chunks", "Chunks of models that came", count, {"result": result})
+    yield Sample("gauge", "metercast_model_transfers", "Models on their way here", node.models.transfers, {})
     for role, model in (("champion", node.models.champion), ("challenger", node.models.challenger)):
         version = model.manifest.version if model else 0
         yield Sample(

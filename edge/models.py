@@ -1,222 +1,407 @@
-"""Which models run here: what central wants, what was fetched, checked, swapped in or refused.
+"""Which models run here: what central wants, what is on its way, is tried out, is swapped in, failed or was refused.
 
-Invariants: a model serves only after digest, schema, graph and golden rows were checked; one that fails leaves the
-running one untouched and the reason is reported; a swap happens between two forecast rounds, in one assignment.
+    desired ── admit ──► transfer ──► artifact ── Prove ──► ModelProven ──► swap ──► runs ──► fails ──► the one before
 
-The place of signatures, version order and expiry is `_judge`; of the child process that measures a model, `load`.
+Invariants: a model serves only after it was admitted (edge/admission.py), came whole (edge/transfer.py) and was proven
+aside; one that fails leaves the running one untouched; a swap is one assignment between two forecast rounds; the
+champion before stays on disk; one proof is under way at a time, the newest wanted first, and an answer about a model
+that is no longer wanted changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
-from edge.effects import Effect, KeepArtifacts, Publish, SaveArtifact, Subscribe, Unsubscribe
+from edge.admission import CHAMPION, Accepted, Here, admit
+from edge.effects import Effect, KeepArtifacts, KeepChunk, Prove, Publish, SaveArtifact, Subscribe, Unsubscribe
+from edge.forecaster import Lineup
 from edge.inference import Predictor
+from edge.kept import Entry, Kept
+from edge.refused import Refused
 from edge.starter import Starter
+from edge.transfer import Offered, Transfer
 from shared.errors import ModelRefused
-from shared.manifest import CHUNK_BYTES, Manifest, unpack
+from shared.manifest import Manifest
 from shared.messages import Desired, Refusal, Reported, Running
 from shared.refusals import Cause
 from shared.topics import SiteTopics, artifact_chunks
 
 log = logging.getLogger(__name__)
 
-ROLES: Final = ("champion", "challenger")
-REFUSALS_KEPT: Final = 20
+CHALLENGER: Final = "challenger"
+ROLES: Final = (CHAMPION, CHALLENGER)
 LoadModel = Callable[[bytes, Manifest], Predictor]
+# What manifests of one model may differ in: for whom, how long, why and in what pieces; never what it is and computes.
+_PASSING: Final = {
+    "created", "expires", "sites", "reason", "predecessor", "step_back_from", "min_edge_version", "compressed_size",
+    "chunks", "chunk_sha256", "signatures",
+}  # fmt: skip
 
 
-@dataclass(slots=True)
-class Transfer:
-    """An artifact on its way: its manifest and the chunks so far."""
+class Shelf(Protocol):
+    """What is on disk of artifacts."""
 
-    manifest: Manifest
-    chunks: dict[int, bytes] = field(default_factory=dict)
+    def read(self, sha256: str) -> bytes | None:
+        """The artifact, or None when it is not here or damaged."""
+
+    def chunks(self, sha256: str) -> Mapping[int, bytes]:
+        """The chunks that were kept of an artifact on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model that runs, and since when."""
+
+    model: Predictor
+    since: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self.model.manifest
+
+    @property
+    def entry(self) -> Entry:
+        """What is remembered of it."""
+        return Entry(manifest=self.manifest, since=self.since)
 
 
 class Models:
     """The champion, the challenger, and what is on its way to become one."""
 
     def __init__(
-        self,
-        topics: SiteTopics,
-        load: LoadModel,
-        read_artifact: Callable[[str], bytes | None],
-        *,
-        max_bytes: int,
-        starter: Starter | None = None,
+        self, topics: SiteTopics, here: Here, shelf: Shelf, load: LoadModel, *, starter: Starter | None = None
     ) -> None:
         self.starter = starter  # of this release, for meters that no champion serves
-        self._topics = topics
-        self._load = load
-        self._read_artifact = read_artifact
-        self._max_bytes = max_bytes
-        self._running: dict[str, Predictor] = {}
-        self._since: dict[str, str] = {}
-        self._wanted: dict[str, Manifest] = {}
-        self._transfers: dict[str, Transfer] = {}
-        self._refused: dict[str, Refusal] = {}
+        self.refused = Refused()
         self.swaps = 0
-        self.refusals = 0
+        self.chunks: Counter[str] = Counter()  # that came, by what became of them
+        self.unreported = False  # something changed that central was not told
+        self.is_unwritten = False  # what is on disk is not what `take_fact` says
+        self._topics = topics
+        self._here = here
+        self._shelf = shelf
+        self._load = load
+        self._running: dict[str, Serving] = {}
+        self._previous: Entry | None = None
+        self._accepted = Accepted()
+        self._wanted: dict[str, Manifest] = {}  # by role, the newest last
+        self._transfers: dict[str, Transfer] = {}  # by sha256
+        self._stale: set[str] = set()  # sha256s that an earlier process was subscribed to
+        self._ready: dict[str, bytes] = {}  # by sha256: artifacts that came whole and wait for their proof
+        self._proving: Manifest | None = None
+        self._attempts = 0
+        self._is_on_trial = False  # the champion has begun its first round in this process
+        self._has_run = False  # the champion has made a round in this process
 
     @property
     def champion(self) -> Predictor | None:
         """The model whose forecasts are published."""
-        return self._running.get("champion")
+        serving = self._running.get(CHAMPION)
+        return serving.model if serving else None
 
     @property
     def challenger(self) -> Predictor | None:
         """The model that forecasts in the shadow."""
-        return self._running.get("challenger")
+        serving = self._running.get(CHALLENGER)
+        return serving.model if serving else None
 
-    def resume(self, fact: str, now: datetime) -> None:
-        """Take up the models of an earlier run from disk; one that no longer passes is refused, not served."""
+    @property
+    def lineup(self) -> Lineup:
+        """Who forecasts: a challenger that is the champion itself would say the same again."""
+        champion, challenger = self.champion, self.challenger
+        same = champion is not None and challenger is not None and champion.session is challenger.session
+        return Lineup(champion, None if same else challenger, self.starter)
+
+    @property
+    def transfers(self) -> int:
+        """How many artifacts are on their way."""
+        return len(self._transfers)
+
+    # -- across restarts -------------------------------------------------------------------------------------------
+
+    def resume(self, kept: Kept, now: datetime, *, failed: Refusal | None = None) -> None:
+        """Load the models of an earlier process from disk; one that no longer passes is refused, not served.
+
+        `failed`: the champion that ended the processes before and was stepped back from, to be told of.
+        """
+        self.refused.resume(kept.failed)
+        self._accepted, self._previous = kept.order, kept.previous
+        self._attempts = max(kept.attempts - 1, 0)  # less the one that this ends well
+        self._stale = set(kept.transfers)
+        self.is_unwritten = True
+        if failed is not None:
+            self.refused.counts[failed.reason] += 1
+            log.error("champion stepped back from", extra={"version": failed.version, "reason": failed.detail})
+        for role, entry in ((CHAMPION, kept.champion), (CHALLENGER, kept.challenger)):
+            if entry is not None and not self._take_up(role, entry, now) and role == CHAMPION:
+                self._step_back(now)
+
+    def _take_up(self, role: str, entry: Entry, now: datetime) -> bool:
+        """Load a model from disk and let it run; returns whether it does."""
+        artifact = self._shelf.read(entry.manifest.sha256)
+        if artifact is None:
+            log.error("model is not on disk", extra={"role": role, "version": entry.manifest.version})
+            return False
         try:
-            kept = {
-                role: (Manifest.model_validate(entry["manifest"]), str(entry["since"]))
-                for role, entry in json.loads(fact).items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("the models of the last run cannot be read", extra={"reason": str(error).splitlines()[0]})
-            return
-        for role, (manifest, since) in kept.items():
-            artifact = self._read_artifact(manifest.sha256)
-            if artifact is None:
-                continue
-            try:
-                self._running[role] = self._load(artifact, manifest)
-                self._since[role] = since
-                self._wanted[role] = manifest
-            except ModelRefused as reason:
-                self._refuse(manifest, reason, now)
+            self._running[role] = Serving(self._load(artifact, entry.manifest), entry.since)
+        except ModelRefused as reason:
+            self.refused.note(entry.manifest, reason, _text(now))
+            return False
+        self._wanted[role] = entry.manifest
+        return True
 
-    def fact(self) -> str:
-        """What `resume` needs."""
-        kept = {
-            role: {"manifest": model.manifest.model_dump(mode="json", by_alias=True), "since": self._since[role]}
-            for role, model in self._running.items()
-        }
-        return json.dumps(kept, allow_nan=False)
+    def take_fact(self) -> str:
+        """What `Kept.read` needs; it is about to be written."""
+        self.is_unwritten = False
+        champion, challenger = (self._running.get(role) for role in ROLES)
+        return Kept(
+            champion=champion.entry if champion else None,
+            previous=self._previous,
+            challenger=challenger.entry if challenger else None,
+            attempts=self._attempts,
+            highest=self._accepted.highest,
+            accepted=(self._accepted.version, self._accepted.sha256),
+            failed=self.refused.failed,
+            transfers=sorted(self._transfers),
+        ).text()
 
-    def on_desired(self, desired: Desired, now: datetime) -> list[Effect]:
+    # -- what is wanted --------------------------------------------------------------------------------------------
+
+    def on_desired(self, desired: Desired, now: datetime, *, clock_suspect: bool = False) -> list[Effect]:
         """Begin what it takes to run the desired models; returns what to do."""
         effects: list[Effect] = []
         for role, manifest in zip(ROLES, (desired.champion, desired.challenger), strict=True):
-            effects += self._want(role, manifest, now)
-        named = {manifest.sha256 for manifest in self._wanted.values()}
-        for sha256 in [sha256 for sha256 in self._transfers if sha256 not in named]:
-            del self._transfers[sha256]
-            effects.append(Unsubscribe(artifact_chunks(self._topics.root, sha256)))
-        return [*effects, self._keep(), self.report()]
+            if manifest is None:
+                self._wanted.pop(role, None)
+                self._running.pop(role, None)
+            else:
+                effects += self._want(role, manifest, now, clock_suspect=clock_suspect)
+        effects += self._forget_unwanted()
+        self.is_unwritten = True
+        return [*effects, *self._prove_next(), self._keep(), self.report()]
 
-    def _want(self, role: str, manifest: Manifest | None, now: datetime) -> list[Effect]:
-        if manifest is None:
-            self._wanted.pop(role, None)
-            self._running.pop(role, None)
-            return []
-        self._wanted[role] = manifest
-        running = self._running.get(role)
-        if running is not None and running.manifest == manifest:
-            return []
+    def _want(self, role: str, manifest: Manifest, now: datetime, *, clock_suspect: bool) -> list[Effect]:
         try:
-            self._judge(manifest)
-            return self._take_local(role, manifest, now) or self._fetch(manifest)
+            admit(manifest, self._here, role=role, accepted=self._order(manifest), now=now, clock_suspect=clock_suspect)
+            self.refused.require_untried(manifest)
         except ModelRefused as reason:
-            del self._wanted[role]
-            self._refuse(manifest, reason, now)
+            self.refused.note(manifest, reason, _text(now))
             return []
+        self._wanted.pop(role, None)
+        self._wanted[role] = manifest
+        for serving in (self._running.get(role), *self._running.values()):
+            if serving is not None and _is_same_model(serving.manifest, manifest):
+                self._adopt(role, serving, manifest, now)
+                return []
+        return self._fetch(manifest)
 
-    def _judge(self, manifest: Manifest) -> None:
-        """What can be said before a byte of the artifact is fetched; raises ModelRefused."""
-        size = max(manifest.size, manifest.compressed_size)
-        if size > self._max_bytes:
-            raise ModelRefused(Cause.TOO_LARGE, f"size is {size} bytes, edge.max_model_bytes is {self._max_bytes}")
-        if manifest.chunks != math.ceil(manifest.compressed_size / CHUNK_BYTES):
-            raise ModelRefused(
-                Cause.BAD_CHUNKS, f"{manifest.chunks} chunks do not make {manifest.compressed_size} bytes"
-            )
-        if manifest.sites and self._topics.site not in manifest.sites:
-            raise ModelRefused(Cause.OTHER_SITE, f"meant for other sites than {self._topics.site}")
+    def _order(self, manifest: Manifest) -> Accepted:
+        """What a version is judged by: what was accepted, and what is about to be."""
+        wanted, accepted = self._wanted.get(CHAMPION), self._accepted
+        if wanted is None:
+            return accepted
+        highest = max(accepted.highest, wanted.version)
+        if (manifest.version, manifest.sha256) == (wanted.version, wanted.sha256):
+            return Accepted(highest, wanted.version, wanted.sha256)
+        return replace(accepted, highest=highest)
 
-    def _take_local(self, role: str, manifest: Manifest, now: datetime) -> list[Effect]:
-        """Install from disk where the artifact is already here."""
-        artifact = self._read_artifact(manifest.sha256)
-        if artifact is None:
-            return []
-        self._install(role, self._load(artifact, manifest), now)
-        return [SaveArtifact(manifest.sha256, artifact)]
+    def _adopt(self, role: str, serving: Serving, manifest: Manifest, now: datetime) -> None:
+        """Let a model that runs already, proven as it is, run under this manifest, perhaps in another role."""
+        known = replace(serving.model, manifest=manifest)
+        if self._running.get(role) is serving:
+            self._running[role] = replace(serving, model=known)
+        else:
+            self._install(role, known, now)
 
     def _fetch(self, manifest: Manifest) -> list[Effect]:
-        self._transfers.setdefault(manifest.sha256, Transfer(manifest))
-        return [Subscribe(artifact_chunks(self._topics.root, manifest.sha256))]
+        sha256 = manifest.sha256
+        artifact = self._ready.get(sha256) or self._shelf.read(sha256)
+        if artifact is not None:
+            self._ready[sha256] = artifact
+            return []
+        if sha256 not in self._transfers:
+            self._transfers[sha256] = Transfer(manifest)
+            self._transfers[sha256].resume(self._shelf.chunks(sha256))
+        return [Subscribe(one) for one in self._transfers[sha256].wanted_filters(self._topics.root)]
+
+    def _forget_unwanted(self) -> list[Effect]:
+        """Give up what was on its way for a model that is wanted no more, in this process or the one before."""
+        named = {manifest.sha256 for manifest in self._wanted.values()}
+        gone = [sha256 for sha256 in {*self._transfers, *self._stale} if sha256 not in named]
+        self._stale.clear()
+        for sha256 in [sha256 for sha256 in self._ready if sha256 not in named]:
+            del self._ready[sha256]
+        return [effect for sha256 in gone for effect in self._end_transfer(sha256)]
+
+    def _end_transfer(self, sha256: str) -> list[Effect]:
+        transfer = self._transfers.pop(sha256, None)
+        topics = {artifact_chunks(self._topics.root, sha256)}
+        topics |= set(transfer.asked if transfer else ())
+        return [Unsubscribe(topic) for topic in sorted(topics)]
+
+    # -- on its way ------------------------------------------------------------------------------------------------
 
     def on_chunk(self, sha256: str, number: int, payload: bytes, now: datetime) -> list[Effect]:
-        """Take one chunk; with the last one the artifact is checked and swapped in, or refused."""
+        """Take one chunk; with the last one the artifact is whole and tried out, or refused."""
         transfer = self._transfers.get(sha256)
-        if transfer is None or number >= transfer.manifest.chunks or not 0 < len(payload) <= CHUNK_BYTES:
+        if transfer is None:
+            self.chunks["unwanted"] += 1
             return []
-        transfer.chunks[number] = payload
-        if len(transfer.chunks) < transfer.manifest.chunks:
-            return []
-        del self._transfers[sha256]
-        done: list[Effect] = [Unsubscribe(artifact_chunks(self._topics.root, sha256))]
+        offered = transfer.offer(number, payload)
+        self.chunks[offered.name.lower()] += 1
+        if offered is Offered.BAD:
+            return self._on_bad_chunk(transfer, number, now)
+        if offered is Offered.IGNORED or transfer.missing:
+            return [KeepChunk(sha256, number, payload)] if offered is Offered.TAKEN else []
+        return [*self._end_transfer(sha256), *self._on_whole(transfer, now)]
+
+    def _on_bad_chunk(self, transfer: Transfer, number: int, now: datetime) -> list[Effect]:
+        """Tell it once: the right chunk may come yet."""
+        detail = f"chunk {number} is not what the manifest says"
+        told = self.refused.note(transfer.manifest, ModelRefused(Cause.BAD_CHUNK, detail), _text(now))
+        return [self.report()] if told else []
+
+    def _on_whole(self, transfer: Transfer, now: datetime) -> list[Effect]:
         try:
-            artifact = unpack(transfer.manifest, [transfer.chunks[n] for n in range(transfer.manifest.chunks)])
-            self._install_wherever_wanted(sha256, artifact, now)
+            self._ready[transfer.manifest.sha256] = transfer.artifact()
         except ModelRefused as reason:
-            self._refuse(transfer.manifest, reason, now)
-            return [*done, self.report()]
-        return [*done, SaveArtifact(sha256, artifact), self._keep(), self.report()]
-
-    def _install_wherever_wanted(self, sha256: str, artifact: bytes, now: datetime) -> None:
-        for role, manifest in list(self._wanted.items()):
-            if manifest.sha256 == sha256:
-                self._install(role, self._load(artifact, manifest), now)
-
-    def _install(self, role: str, model: Predictor, now: datetime) -> None:
-        self._running[role] = model
-        self._since[role] = now.isoformat().replace("+00:00", "Z")
-        self._refused.pop(model.manifest.sha256, None)
-        self.swaps += role == "champion"
-
-    def _refuse(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> None:
-        self.refusals += 1
-        self._refused.pop(manifest.sha256, None)
-        at = now.isoformat().replace("+00:00", "Z")
-        self._refused[manifest.sha256] = Refusal(
-            sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=str(refused), at=at
-        )
-        for oldest in list(self._refused)[:-REFUSALS_KEPT]:
-            del self._refused[oldest]
+            return self._give_up(transfer.manifest, reason, now)
+        return self._prove_next()
 
     def stalled(self) -> list[Effect]:
-        """Ask again for the artifacts that have not all come."""
-        return [Subscribe(artifact_chunks(self._topics.root, sha256)) for sha256 in self._transfers]
+        """Ask again for what is missing of the artifacts of which nothing came of late."""
+        waiting = [transfer for transfer in self._transfers.values() if not transfer.moves]
+        for transfer in self._transfers.values():
+            transfer.moves = False
+        return [Subscribe(one) for transfer in waiting for one in transfer.wanted_filters(self._topics.root)]
+
+    # -- proof and swap --------------------------------------------------------------------------------------------
+
+    def _prove_next(self) -> list[Effect]:
+        """Begin with the newest wanted model that is whole, unless a proof is under way."""
+        if self._proving is not None:
+            return []
+        for manifest in reversed(self._wanted.values()):
+            if manifest.sha256 in self._ready:
+                self._proving = manifest
+                return [Prove(manifest, self._ready[manifest.sha256])]
+        return []
+
+    def on_proven(self, manifest: Manifest, model: Predictor, now: datetime) -> list[Effect]:
+        """Swap a proven model in wherever it is still wanted."""
+        self._proving = None
+        roles = [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]
+        artifact = self._ready.pop(manifest.sha256, None)
+        for role in roles:
+            self._install(role, replace(model, manifest=self._wanted[role]), now)
+        saved = [SaveArtifact(manifest.sha256, artifact)] if artifact is not None and roles else []
+        return [*saved, *self._prove_next(), self._keep(), self.report()]
+
+    def on_failed(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
+        """Report a model that did not pass; what runs goes on."""
+        self._proving = None
+        return [*self._give_up(manifest, refused, now), *self._prove_next()]
+
+    def _give_up(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
+        self._ready.pop(manifest.sha256, None)
+        for role in [role for role, wanted in self._wanted.items() if wanted.sha256 == manifest.sha256]:
+            del self._wanted[role]
+        self.refused.note(manifest, refused, _text(now), in_vain=True)
+        self.is_unwritten = True
+        return [self._keep(), self.report()]
+
+    def _install(self, role: str, model: Predictor, now: datetime) -> None:
+        before = self._running.get(role)
+        self._running[role] = Serving(model, _text(now))
+        self.refused.lift(model.manifest)
+        self.is_unwritten = True
+        if role != CHAMPION:
+            return
+        if before is not None:
+            self._previous = before.entry
+        self.swaps += 1
+        self._accept(model.manifest)
+
+    def _accept(self, manifest: Manifest) -> None:
+        self._accepted = Accepted(max(self._accepted.highest, manifest.version), manifest.version, manifest.sha256)
+        self._attempts, self._is_on_trial, self._has_run = 0, False, False
+
+    # -- failing at run time ---------------------------------------------------------------------------------------
+
+    def begin_trial(self) -> bool:
+        """Whether the fact must be written before the champion's first round in this process: it may end that."""
+        if self.champion is None or self._is_on_trial:
+            return False
+        self._is_on_trial = True
+        self._attempts += 1
+        self.is_unwritten = True
+        return True
+
+    def end_trial(self) -> None:
+        """The champion has made a round."""
+        if not self._has_run and self._is_on_trial:
+            self._has_run, self._attempts, self.is_unwritten = True, 0, True
+
+    def fail(self, role: str, refused: ModelRefused, now: datetime) -> str:
+        """A model failed running: the one before takes its place at once. Returns what to tell."""
+        gone = self._running.pop(role)
+        self._wanted.pop(role, None)
+        self.refused.fail(gone.manifest, refused, _text(now))
+        self.is_unwritten = self.unreported = True
+        log.error("model failed running", extra={"role": role, "version": gone.manifest.version, "reason": refused})
+        if role == CHAMPION:
+            self._step_back(now)
+        champion = self.champion
+        instead = f"version {champion.manifest.version} serves" if champion else "none serves"
+        return f"version {gone.manifest.version} failed running, {instead}: {refused}"
+
+    def _step_back(self, now: datetime) -> None:
+        before, self._previous = self._previous, None
+        if before is not None and self._take_up(CHAMPION, before, now):
+            self._accept(before.manifest)
+        self.is_unwritten = self.unreported = True
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    def tell_changes(self) -> list[Effect]:
+        """What to tell and to clear up after models failed."""
+        if not self.unreported:
+            return []
+        return [self._keep(), self.report()]
 
     def report(self) -> Publish:
         """What runs and what was refused, retained."""
+        self.unreported = False
         running = {
             role: Running(
-                name=model.manifest.name,
-                version=model.manifest.version,
-                sha256=model.manifest.sha256,
-                since=self._since[role],
+                name=serving.manifest.name,
+                version=serving.manifest.version,
+                sha256=serving.manifest.sha256,
+                since=serving.since,
             )
-            for role, model in self._running.items()
+            for role, serving in self._running.items()
         }
         reported = Reported(
-            champion=running.get("champion"),
-            challenger=running.get("challenger"),
-            refused=list(self._refused.values()),
+            champion=running.get(CHAMPION), challenger=running.get(CHALLENGER), refused=self.refused.told
         )
         return Publish(self._topics.reported, reported.encode(), retain=True)
 
     def _keep(self) -> KeepArtifacts:
-        named = [*self._wanted.values(), *(model.manifest for model in self._running.values())]
+        named = [*self._wanted.values(), *(serving.manifest for serving in self._running.values())]
+        named += [self._previous.manifest] if self._previous else []
         return KeepArtifacts(frozenset(manifest.sha256 for manifest in named))
+
+
+def _is_same_model(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests are of one model: the same bytes, said to be and to compute the same."""
+    return one.model_dump(exclude=_PASSING) == other.model_dump(exclude=_PASSING)
+
+
+def _text(now: datetime) -> str:
+    return now.isoformat().replace("+00:00", "Z")

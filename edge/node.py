@@ -30,7 +30,6 @@ from edge.effects import (
     ForecastsConfirmed,
     GapMade,
     HistoryArrived,
-    KeepArtifacts,
     MakeGap,
     ModelFailed,
     ModelProven,
@@ -39,6 +38,7 @@ from edge.effects import (
     ReadingsArrived,
     RenewEpoch,
     RestoreArrived,
+    SaveArtifact,
     StateMended,
     Tick,
 )
@@ -53,7 +53,7 @@ from edge.site import SiteState
 from edge.siteclock import SiteClock
 from edge.uplink import UplinkLedger
 from edge.window import NEVER
-from shared.clock import SECOND_US, iso, to_datetime
+from shared.clock import DAY_US, SECOND_US, iso, to_datetime
 from shared.errors import MessageRefused
 from shared.messages import (
     EVENT_COLUMNS,
@@ -72,6 +72,7 @@ from shared.topics import SiteTopics
 ROUNDS_PER_TICK: Final = 24
 FRESH_WITHIN_US: Final = 60 * SECOND_US  # central's clock may be behind ours by so much
 DEGRADED_FROM: Final = 0.8  # of outbox.max_bytes
+CLOCK_SUSPECT: Final = "the wall clock and the latest reading are over a day apart; expiry of models is not judged"
 
 
 class Node:
@@ -145,12 +146,21 @@ class Node:
                 return self._on_restore(topic, payload)
             case DesiredArrived(topic, payload):
                 return self._on_desired(topic, payload)
-            case ModelProven() | ModelFailed():
-                return []
             case ChunkArrived(sha256, number, payload):
                 return self._models_changed(self.models.on_chunk(sha256, number, payload, to_datetime(wall_us)))
+            case ModelProven(manifest, model):
+                return self._models_changed(self.models.on_proven(manifest, model, to_datetime(wall_us)))
+            case ModelFailed(manifest, refused):
+                return self._models_changed(self.models.on_failed(manifest, refused, to_datetime(wall_us)))
             case _:
                 assert_never(event)
+
+    @property
+    def _is_clock_suspect(self) -> bool:
+        """Whether the wall clock and the meters' are a day apart: then the wall says nothing of what has expired."""
+        latest_us = self.clock.latest_us
+        is_told = self.params.clock == "wall" and latest_us != NO_INSTANT
+        return is_told and abs(self.clock.wall_us - latest_us) > DAY_US
 
     @property
     def busy(self) -> bool:
@@ -313,17 +323,23 @@ class Node:
         now_us = self.clock.now_us
         if now_us == NO_INSTANT:
             return []
+        if self.rounds.due() and self.models.begin_trial():
+            return [self._commit(Changes())]
         changes = Changes()
         self._reopen(now_us, changes)
         cleared = self._close_waiting(now_us, changes, silent_too=caught_up or self.params.clock == "event")
         # Under the wall clock a backlog is taken in first: only the newest origin is worth a forecast then.
         ready = caught_up or self.params.clock == "event"
-        made = self.rounds.make(changes, at_most=ROUNDS_PER_TICK if ready else 0, now_us=now_us)
+        at_most = ROUNDS_PER_TICK if ready else 0
+        made = self.rounds.make(changes, at_most=at_most, now_us=now_us, wall_us=self.clock.wall_us)
+        if made.publications:
+            self.models.end_trial()
         retired = [(now_us, "retired", publish.topic) for publish in cleared]
         events = columns_of(EVENT_COLUMNS, [*retired, *made.events])
         changes.outbox += self.uplink.enqueue({"scores": made.scores, "events": events}, self._at())
         self._note_confirmed(changes)
-        return [*([self._commit(changes)] if changes else []), *cleared, *made.publications, *self._make_room()]
+        committed = [self._commit(changes)] if changes else []
+        return [*committed, *self.models.tell_changes(), *cleared, *made.publications, *self._make_room()]
 
     def _reopen(self, now_us: int, changes: Changes) -> None:
         """Take back what a clock that ran ahead closed: no interval may be closed that has not begun."""
@@ -436,7 +452,8 @@ class Node:
             desired = Desired.decode(payload, topic)
         except MessageRefused as reason:
             return self._refuse_control(topic, payload, reason)
-        return self._models_changed(self.models.on_desired(desired, to_datetime(self.clock.wall_us)))
+        now, suspect = to_datetime(self.clock.wall_us), self._is_clock_suspect
+        return self._models_changed(self.models.on_desired(desired, now, clock_suspect=suspect))
 
     def _refuse_control(self, topic: str, payload: bytes, reason: MessageRefused) -> list[Effect]:
         """A control message that cannot be read is a dead letter like any other input."""
@@ -446,11 +463,9 @@ class Node:
 
     def _models_changed(self, effects: list[Effect]) -> list[Effect]:
         """Artifacts are saved first, then the choice is committed; only then old ones go and the world is told."""
-        if not effects:
-            return []
-        after = [effect for effect in effects if isinstance(effect, (Publish, KeepArtifacts))]
-        before = [effect for effect in effects if not isinstance(effect, (Publish, KeepArtifacts))]
-        return [*before, self._commit(Changes(facts={"models": self.models.fact()})), *after]
+        saved = [effect for effect in effects if isinstance(effect, SaveArtifact)]
+        others = [effect for effect in effects if not isinstance(effect, SaveArtifact)]
+        return [*saved, *([self._commit(Changes())] if self.models.is_unwritten else []), *others]
 
     def _make_room(self) -> list[Effect]:
         """A full outbox never withholds acks from meters: its oldest batches become one gap entry."""
@@ -469,6 +484,8 @@ class Node:
         reasons += self.bounds.reasons(self.clock.wall_us)
         if self.clock.doubt_us:
             reasons.append(f"the wall clock jumped by {self.clock.doubt_us / 1e6:.0f} s and no meter agrees yet")
+        if self._is_clock_suspect:
+            reasons.append(f"clock_suspect: {CLOCK_SUSPECT}")
         champion = self.models.champion
         return Status(
             state="degraded" if reasons else "online",
@@ -484,6 +501,8 @@ class Node:
         )
 
     def _commit(self, changes: Changes) -> Commit:
+        if self.models.is_unwritten:
+            changes.facts["models"] = self.models.take_fact()
         changes.facts |= {"next_seq": str(self.uplink.next_seq), "vouched": str(self.uplink.vouched)}
         changes.facts["wall_us"] = str(self.clock.believed_us)
         if self._restore_wanted:  # known after a restart too, when the state is no longer empty

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from edge.calibration import Source, sources_of
 from edge.changes import Changes
 from edge.effects import Publish
-from edge.forecaster import CHAMPION, RUNGS, STARTER, Lineup, Plan, Round, forecast
+from edge.forecaster import CHAMPION, RUNGS, STARTER, Plan, Round, forecast
 from edge.inference import Predictor
 from edge.models import Models
 from edge.scoring import ROLES, STOOD_DOWN, Issued
 from edge.site import SiteState
 from edge.window import NEVER
-from shared.clock import iso
+from shared.clock import iso, to_datetime
 from shared.features import load_floor
 from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
@@ -45,6 +45,7 @@ _DECIMALS: Final = 4  # 0.1 W
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 Counters = defaultdict[tuple[str, str], float]
 Columns = dict[str, list[Any]]
 
@@ -145,7 +146,7 @@ class RoundMaker:
         """Whether any meter has an origin to forecast."""
         return bool(len(self._due_rows()))
 
-    def make(self, changes: Changes, *, at_most: int, now_us: int) -> Made:
+    def make(self, changes: Changes, *, at_most: int, now_us: int, wall_us: int) -> Made:
         """Make up to `at_most` rounds, oldest origin first, and no more forecasts than METERS_AT_ONCE and a round."""
         made = Made()
         for _ in range(at_most):
@@ -154,7 +155,7 @@ class RoundMaker:
                 break
             origins = self._next_origins(rows)
             origin = int(origins.min())
-            self._round(rows[origins == origin][:METERS_AT_ONCE], origin, now_us, changes, made)
+            self._round(rows[origins == origin][:METERS_AT_ONCE], origin, now_us, wall_us, changes, made)
         return made
 
     def _next_origins(self, rows: Ints) -> Ints:
@@ -162,16 +163,15 @@ class RoundMaker:
         origins: Ints = ahead.copy()
         return origins
 
-    def _round(self, rows: Ints, origin: int, now_us: int, changes: Changes, made: Made) -> None:
-        site, models = self._site, self._models
+    def _round(self, rows: Ints, origin: int, now_us: int, wall_us: int, changes: Changes, made: Made) -> None:
+        site = self._site
         fresh = rows[site.issued[rows] < origin]
         oldest = int(site.issued[fresh].min()) if len(fresh) else origin
         for number in range(max(oldest, origin - site.window.slack_steps), origin):
             self._score(fresh[site.issued[fresh] <= number], number, changes, made)
         origin_us = origin * site.step_us
         windows = site.window.before(rows, origin)
-        lineup = Lineup(models.champion, models.challenger, models.starter)
-        raw = forecast(windows, origin_us, self._plan, lineup, site.covariates, self._stood_down(rows))
+        raw = self._forecast(windows, rows, origin_us, wall_us, made)
         result = self._calibrated(raw, rows, load_floor(windows))
         self._measure_width(raw, result)
         self._issue(rows, fresh, origin, result, changes)
@@ -181,6 +181,17 @@ class RoundMaker:
         site.issued[fresh] = origin
         changes.meters |= set(rows.tolist())
         self.last_origin_us = max(self.last_origin_us, origin_us)
+
+    def _forecast(self, windows: Floats32, rows: Ints, origin_us: int, wall_us: int, made: Made) -> Round:
+        """Forecast with the models that run; one that fails gives way to the one before within the round."""
+        while True:
+            lineup = self._models.lineup
+            raw = forecast(windows, origin_us, self._plan, lineup, self._site.covariates, self._stood_down(rows))
+            if not raw.failed:
+                return raw
+            for role, refused in raw.failed.items():
+                told = self._models.fail(role, refused, to_datetime(wall_us))
+                made.events.append((origin_us, f"{role}_failed", told))
 
     # -- scores --------------------------------------------------------------------------------------------------
 

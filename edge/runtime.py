@@ -10,6 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from edge.bootstrap import Edge
@@ -43,6 +45,7 @@ from edge.effects import (
 )
 from edge.incumbent import LOOK_S, STATUS_EVERY_S, another_lived, require_free, require_not_replaced
 from edge.metrics import serve
+from edge.prover import Prover
 from edge.store import is_sound
 from shared import __version__
 from shared.clock import to_us, wall_now
@@ -72,6 +75,7 @@ class Runtime:
         self._edge = edge
         self._node = edge.node
         self._connection = edge.connection
+        self._prover = Prover(edge.prove)
         self._stop = threading.Event()
         self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
         self._status_due_s = 0.0
@@ -127,12 +131,20 @@ class Runtime:
         if messages:
             self._on_messages(messages)
         self._confirm()
+        self._swap()
         if self._may_publish:
             caught_up = self._caught_up(len(messages))
             self._has_caught_up |= caught_up
             self._handle(Tick(caught_up=caught_up))
         self._pump_uplink()
         self._periodic()
+
+    def _swap(self) -> None:
+        """Take up what was proven aside: nothing else waits longer for it than this takes."""
+        for answer in self._prover.answers():
+            began_s = time.monotonic()
+            self._handle(answer)
+            self._node.counters["swap_seconds", ""] += time.monotonic() - began_s
 
     def _caught_up(self, taken: int) -> bool:
         """Whether what the broker kept for us has come, so that a meter we hear nothing of is silent indeed."""
@@ -207,6 +219,7 @@ class Runtime:
     # -- effects -------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[Effect]) -> None:  # noqa: C901 -- one branch an effect
+        artifacts = self._edge.artifacts
         for effect in effects:
             match effect:
                 case Commit(changes):
@@ -221,12 +234,14 @@ class Runtime:
                     self._connection.subscribe(topic_filter)
                 case Unsubscribe(topic_filter):
                     self._connection.unsubscribe(topic_filter)
-                case KeepChunk() | Prove():
-                    pass
+                case KeepChunk(sha256, number, chunk):
+                    self._on_disk(sha256, partial(artifacts.keep_chunk, sha256, number, chunk))
+                case Prove():
+                    self._prover.ask(effect)
                 case SaveArtifact(sha256, artifact):
-                    self._save(sha256, artifact)
+                    self._on_disk(sha256, partial(artifacts.save, sha256, artifact))
                 case KeepArtifacts(sha256s):
-                    self._edge.artifacts.keep_only(sha256s)
+                    self._on_disk("", partial(artifacts.keep_only, sha256s))
 
     def _commit(self, changes: Changes) -> None:
         """Write, trying again for as long as it takes: until then the clock goes on and nothing else."""
@@ -271,12 +286,12 @@ class Runtime:
         except StateError as error:
             log.error("no new epoch yet", extra={"reason": str(error)})
 
-    def _save(self, sha256: str, artifact: bytes) -> None:
-        """Keep the artifact for a restart; without room for it the model serves from memory all the same."""
+    def _on_disk(self, sha256: str, keep: Callable[[], None]) -> None:
+        """Keep artifacts for a restart; without room for one the model serves from memory all the same."""
         try:
-            self._edge.artifacts.save(sha256, artifact)
+            keep()
         except OSError as error:
-            log.error("artifact not saved", extra={"sha256": sha256, "reason": str(error)})
+            log.error("models' files not as they should be", extra={"sha256": sha256, "reason": str(error)})
 
     def _publish(self, effect: Publish) -> None:
         delivery = self._connection.publish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from central.evaluation import all_pairs
 from central.export import golden_rows, to_onnx
 from central.training import Recipe, train
 from shared.calendars import Calendar
-from shared.clock import DAY_US, HOUR_US
+from shared.clock import DAY_US, HOUR_US, iso, to_us, wall_now
 from shared.covariates import Issue, schema_hash_of, with_columns
 from shared.features import FEATURES, SCHEMA_HASH, feature_matrix
 from shared.manifest import Golden, Manifest, pack
@@ -52,7 +52,7 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
         "version": version,
         **pack(artifact).claims(),
         "created": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
-        "expires": datetime(2027, 1, 1, tzinfo=UTC).isoformat(),
+        "expires": "2026-06-01T00:00:00Z",  # for edges whose wall clock is the test's
         "features": list(FEATURES),
         "schema_hash": SCHEMA_HASH,
         "step_s": 3600,
@@ -64,6 +64,11 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
         "record_version": 7,
     }
     return signed(Manifest(**(content | claims)), [KEY])
+
+
+def in_a_month() -> str:
+    """When a manifest for an edge whose wall clock is the real one should expire."""
+    return iso(to_us(wall_now() + timedelta(days=30)))
 
 
 def small_manifest(version: int = 1, seed: int = 1, trees: int = 10, **claims: Any) -> tuple[Manifest, list[bytes]]:

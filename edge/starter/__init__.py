@@ -1,8 +1,9 @@
 """The starter: the model that ships with the edge, for meters that no champion can serve yet.
 
-It is made by `central train --starter FOLDER` (docs/starter.md) and passes the same gate as any other model: digest,
-schema, graph and golden rows. `judged.json` says how it did on data sets it was not trained on, and from what history
-on it was at least as good as every rung below it; below that history it does not serve.
+It is made by `central train --starter FOLDER` (docs/starter.md) and is part of the release: unsigned and not tried out
+aside, but its digest, schema, graph and golden rows are checked like any other model's. `judged.json` says how it did
+on data sets it was not trained on, and from what history on it was at least as good as every rung below it; below that
+history it does not serve.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import inference
+from edge.gate import Wanted
 from edge.inference import Predictor
 from shared.errors import ModelRefused
 from shared.features import Matrix, to_load
@@ -56,13 +58,8 @@ def load(*, step_s: int, folder: Path = FOLDER) -> Starter:
         min_history_h = float(json.loads((folder / JUDGED_FILE).read_text(encoding="utf-8"))["min_history_h"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelRefused(Cause.NOT_ONNX, f"the starter cannot be read: {str(error).splitlines()[0]}") from error
-    model = inference.load(
-        unpack(manifest, [packed]),
-        manifest,
-        step_s=step_s,
-        horizon_steps=manifest.horizon_steps,
-        quantiles=manifest.quantiles,
-    )
+    wanted = Wanted(step_s, manifest.horizon_steps, tuple(manifest.quantiles))
+    model = inference.load(unpack(manifest, [packed]), manifest, wanted)
     return Starter(model, round(min_history_h * 3600 / step_s))
 
 

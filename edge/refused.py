@@ -1,0 +1,96 @@
+"""Which models were refused here, and why: what is reported, counted, and not tried again.
+
+Invariants: the same claim refused for the same cause counts once in a process; one that was fetched or tried out in
+vain is not tried again in this process; one that failed running here is not tried again at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from shared.errors import ModelRefused
+from shared.manifest import Manifest, digest_of
+from shared.messages import Refusal
+from shared.refusals import Cause
+
+KEPT: Final = 20  # of each: what is reported, what is remembered
+
+_T = TypeVar("_T")
+
+
+class Refused:
+    """The refusals of one edge."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()  # by cause, in this process
+        self._told: dict[str, Refusal] = {}  # by sha256, the latest last
+        self._failed: dict[str, Refusal] = {}  # by sha256, of models that failed running
+        self._causes: dict[str, Cause] = {}  # by claim
+        self._in_vain: dict[str, ModelRefused] = {}  # by claim
+
+    def resume(self, failed: Iterable[Refusal]) -> None:
+        """Take up the models that failed running in earlier processes."""
+        self._failed = {refusal.sha256: refusal for refusal in failed}
+        self._told = dict(self._failed)
+
+    @property
+    def told(self) -> list[Refusal]:
+        """What is reported."""
+        return list(self._told.values())
+
+    @property
+    def failed(self) -> list[Refusal]:
+        """The models that failed running here."""
+        return list(self._failed.values())
+
+    def require_untried(self, manifest: Manifest) -> None:
+        """Raise ModelRefused where it is known that this model will not do."""
+        failed = self._failed.get(manifest.sha256)
+        if failed is not None:
+            raise ModelRefused(Cause.FAILED_RUNNING, failed.detail)
+        known = self._in_vain.get(claim_of(manifest))
+        if known is not None:
+            raise known
+
+    def note(self, manifest: Manifest, refused: ModelRefused, at: str, *, in_vain: bool = False) -> bool:
+        """Report and count a refusal, unless it is known; returns whether it is new.
+
+        `in_vain`: the artifact was fetched, so the same claim is not tried again.
+        """
+        claim = claim_of(manifest)
+        if self._causes.get(claim) == refused.cause and manifest.sha256 in self._told:
+            return False
+        self.counts[refused.cause] += 1
+        _keep(self._causes, claim, refused.cause)
+        if in_vain:
+            _keep(self._in_vain, claim, refused)
+        _keep(self._told, manifest.sha256, _refusal(manifest, refused, at))
+        return True
+
+    def fail(self, manifest: Manifest, refused: ModelRefused, at: str) -> None:
+        """Remember that a model failed running."""
+        self.note(manifest, refused, at)
+        _keep(self._failed, manifest.sha256, _refusal(manifest, refused, at))
+
+    def lift(self, manifest: Manifest) -> None:
+        """It serves now: what was said against it before is no longer so."""
+        self._told.pop(manifest.sha256, None)
+
+
+def claim_of(manifest: Manifest) -> str:
+    """Digest of what a manifest claims, whoever signed it."""
+    return digest_of(manifest.claim_bytes())
+
+
+def _refusal(manifest: Manifest, refused: ModelRefused, at: str) -> Refusal:
+    return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=str(refused), at=at)
+
+
+def _keep(kept: dict[str, _T], key: str, value: _T) -> None:
+    """Put it last, and let the oldest go."""
+    kept.pop(key, None)
+    kept[key] = value
+    for oldest in list(kept)[:-KEPT]:
+        del kept[oldest]

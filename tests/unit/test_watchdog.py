@@ -1,0 +1,69 @@
+"""The watchdog: what takes too long is stopped, by the processor time of its own thread; nothing else is."""
+
+import threading
+import time
+
+from edge.watchdog import Watchdog
+
+
+def _burn(seconds: float, until: threading.Event | None = None) -> float:
+    """Take so much processor time of this thread, or less when told; returns what was taken."""
+    began_s = time.thread_time()
+    while (taken_s := time.thread_time() - began_s) < seconds and not (until and until.is_set()):
+        pass
+    return taken_s
+
+
+def test_what_takes_too_long_is_stopped_soon() -> None:
+    stop = threading.Event()
+    with Watchdog().over(0.05, stop.set):
+        assert 0.05 <= _burn(2, stop) < 1
+
+
+def test_what_is_done_in_time_is_not_stopped_afterwards() -> None:
+    watchdog, stop = Watchdog(), threading.Event()
+    for _ in range(20):
+        with watchdog.over(0.02, stop.set):
+            _burn(0.001)
+    assert not stop.wait(0.05)
+
+
+def test_a_run_that_waits_for_the_machine_is_not_stopped() -> None:
+    stop = threading.Event()
+    with Watchdog().over(0.02, stop.set):
+        time.sleep(0.15)
+    assert not stop.is_set()
+
+
+def test_a_short_run_is_stopped_while_the_watcher_sleeps_for_a_long_one() -> None:
+    watchdog, long, short = Watchdog(), threading.Event(), threading.Event()
+    with watchdog.over(60, long.set):
+        time.sleep(0.02)
+        with watchdog.over(0.05, short.set):
+            _burn(2, short)
+    assert short.is_set()
+    assert not long.is_set()
+
+
+def test_runs_of_two_threads_are_told_apart() -> None:
+    watchdog, busy, idle = Watchdog(), threading.Event(), threading.Event()
+
+    def wait_for_the_other() -> None:
+        with watchdog.over(0.05, idle.set):
+            busy.wait(10)
+
+    waiting = threading.Thread(target=wait_for_the_other)
+    waiting.start()
+    with watchdog.over(0.05, busy.set):
+        _burn(2, busy)
+    waiting.join()
+    assert busy.is_set()
+    assert not idle.is_set()
+
+
+def test_one_thread_watches_all() -> None:
+    watchdog, before = Watchdog(), threading.active_count()
+    for _ in range(50):
+        with watchdog.over(60, lambda: None):
+            pass
+    assert threading.active_count() == before + 1
