@@ -81,23 +81,27 @@ class EdgeAtDesk:
         effects = self.node.handle(event, wall_us)
         self.effects += effects
         for effect in effects:
-            if isinstance(effect, Commit):
-                self.store.commit(effect.changes, self.node.site)
-            elif isinstance(effect, RenewEpoch):
-                self.tell(EpochRenewed(effect.epoch, tuple(self.store.renew_epoch(effect.epoch))), wall_us)
-            elif isinstance(effect, MakeGap):
-                size = self.store.make_gap(
-                    effect.first, effect.last, site="desk", reason=effect.reason, at_us=effect.at_us
-                )
-                self.tell(GapMade(effect.first, effect.last, size), wall_us)
-            elif isinstance(effect, Publish):
-                self.published.append(effect)
-            else:
-                self._carry_out(effect, wall_us)
+            self.carry_out(effect, wall_us)
+        while self.proves and self.asked:
+            self.prove(wall_us)
         return effects
 
-    def _carry_out(self, effect: Effect, wall_us: int) -> None:
-        """What is about models."""
+    def carry_out(self, effect: Effect, wall_us: int) -> None:
+        """Do what an effect says, on disk or in `published`."""
+        match effect:
+            case Commit(changes):
+                self.store.commit(changes, self.node.site)
+            case RenewEpoch(epoch):
+                self.tell(EpochRenewed(epoch, tuple(self.store.renew_epoch(epoch))), wall_us)
+            case MakeGap(first, last, reason, at_us):
+                size = self.store.make_gap(first, last, site="desk", reason=reason, at_us=at_us)
+                self.tell(GapMade(first, last, size), wall_us)
+            case Publish():
+                self.published.append(effect)
+            case _:
+                self._carry_out_for_models(effect)
+
+    def _carry_out_for_models(self, effect: Effect) -> None:
         match effect:
             case SaveArtifact(sha256, artifact):
                 self.artifacts.save(sha256, artifact)
@@ -107,8 +111,6 @@ class EdgeAtDesk:
                 self.artifacts.keep_only(sha256s)
             case Prove():
                 self.asked.append(effect)
-                if self.proves:
-                    self.prove(wall_us)
 
     def prove(self, wall_us: int = START_US) -> None:
         """Answer what was asked first, without a process for it: whether that holds is for test_gate.py."""
