@@ -183,13 +183,25 @@ class _Course:
             return
         self.simple.learn(origin, truth_kw, self._panel, self._raw)
         before = of_version(self._records, self._raw.version[:, origin])
-        naive_kw = self._naive(column)
-        met = np.repeat(np.abs(truth_kw - naive_kw)[:, None], len(self._raw.knots), axis=1)
-        self._records = weighed(before, errors_kw, met, weights=self._weights, decay=self._decay)
+        own_kw = np.where(self._of_who_serves(origin), errors_kw, np.nan)
+        met = np.repeat(np.abs(truth_kw - self._naive(column))[:, None], len(self._raw.knots), axis=1)
+        self._records = weighed(before, own_kw, met, weights=self._weights, decay=self._decay)
+
+    def _of_who_serves(self, origin: int) -> Bools:
+        """Which forecasts [M, K] that meet their truth at `origin` are of the model that serves there.
+
+        What its predecessor issued before the swap says nothing of it.
+        """
+        issued = np.maximum(origin - self._raw.leads, 0)
+        same: Bools = self._raw.version[:, issued] == self._raw.version[:, [origin]]
+        return same
 
     def _naive(self, column: int) -> Floats:
+        """Weekly seasonal naive [M] of an interval, from what had been received when it ended."""
         earlier = column - self._season
-        return self._panel.as_it_ended(earlier) if earlier >= 0 else np.full(len(self._panel.meters), np.nan)
+        if earlier < 0:
+            return np.full(len(self._panel.meters), np.nan)
+        return self._panel.as_known(earlier, column + 1)
 
     def issue(self, origin: int) -> None:
         """Issue the forecasts of one origin."""
@@ -203,8 +215,11 @@ class _Course:
             self.simple.issue(origin, left, self._simple_kw(origin, left, self._ladder), self._raw)
 
     def _simple_kw(self, origin: int, meters: Ints, ladder: Ladder) -> Floats:
+        """Return the simple rungs' [N, K, 3], of all leads at first: how many of them it answers decides on a rung."""
         origins_us = np.full(len(meters), self._panel.start_us + (self._raw.first + origin) * self._panel.step_us)
-        return ladder.simple(self._panel.windows(meters, origins_us), origins_us, self._raw.leads)
+        all_leads = np.arange(1, ladder.horizon_steps + 1)
+        made = ladder.simple(self._panel.windows(meters, origins_us), origins_us, all_leads)
+        return made[:, self._raw.leads - 1]
 
 
 def served_windows(

@@ -102,10 +102,14 @@ class Panel:
 
     def as_it_ended(self, column: int) -> Floats:
         """Return the load [M] of an interval as it was known at its end."""
+        return self.as_known(column, column + 1)
+
+    def as_known(self, column: int, origin: int) -> Floats:
+        """Return the load [M] of an interval as it was known at the start of column `origin`."""
         load_kw = self.load_kw[:, column]
         if self.revisions is None:
             return load_kw
-        return self.revisions.known(load_kw, np.arange(len(load_kw)), np.array(column), np.array(column + 1))
+        return self.revisions.known(load_kw, np.arange(len(load_kw)), np.array(column), np.array(origin))
 
     def covariates_of(self, meters: Ints) -> Covariates | None:
         """Return what is known ahead to row indices `meters`, None where there is nothing of the kind."""

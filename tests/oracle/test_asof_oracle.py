@@ -109,14 +109,17 @@ def test_a_panel_known_at_each_meters_own_end_is_for_each_as_if_cut_there(
 
 @settings(max_examples=10, deadline=None)
 @given(readings=st.lists(sent, min_size=1, max_size=60))
-def test_an_interval_as_it_ended_is_the_last_of_the_window_that_ends_with_it(
+def test_an_interval_as_it_was_known_is_that_of_the_window_made_then(
     readings: list[tuple[str, int, int, int]],
 ) -> None:
     panel = panel_from_record(_rows(readings, ("power",)), RULES, bindings=BINDINGS, grace=GRACE)
     for column in range(panel.load_kw.shape[1]):
         origins_us = np.full(len(panel.meters), panel.start_us + (column + 1) * HOUR_US)
-        last = panel.windows(np.arange(len(panel.meters)), origins_us)[:, -1]
-        np.testing.assert_array_equal(panel.as_it_ended(column).astype(np.float32), last)
+        windows = panel.windows(np.arange(len(panel.meters)), origins_us)
+        np.testing.assert_array_equal(panel.as_it_ended(column).astype(np.float32), windows[:, -1])
+        for earlier in range(max(0, column - 9), column):
+            known_kw = panel.as_known(earlier, column + 1).astype(np.float32)
+            np.testing.assert_array_equal(known_kw, windows[:, earlier - column - 1])
 
 
 @settings(max_examples=15, deadline=None)

@@ -267,9 +267,12 @@ def test_what_a_stood_down_champion_would_have_issued_survives_a_restart(desk: E
     np.testing.assert_array_equal(_learned(desk), _learned(other))
 
 
-def test_another_champion_serves_the_meter_that_its_predecessor_was_stood_down_for(desk: EdgeAtDesk) -> None:
+def test_another_champion_inherits_the_verdict_and_half_of_the_evidence(desk: EdgeAtDesk) -> None:
+    before = _standing(desk)[_row(desk)]
     _install(desk, version=2)
     _play(desk, [STOOD_DOWN_BY_H])
-    assert _last(desk, "weekly")["rung"] == "champion"
-    assert not _standing(desk, 2)["down"].any()
-    assert _standing(desk, 2)["evidence"].max() == 0  # its predecessor's forecasts, met since, say nothing of it
+    assert (_last(desk, "weekly")["rung"], _last(desk, "weekly")["model"]) == (RUNGS[1], None)
+    after = _standing(desk, 2)[_row(desk)]
+    assert after["down"]
+    assert after["evidence"] == before["evidence"] / 2  # its predecessor's forecasts, met since, say nothing of it
+    assert _metrics(desk)["metercast_meters_stood_down"] == 1
