@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.covariates import Covariate
-from shared.errors import MessageRefused
+from shared.errors import MessageRefused, ModelRefused
 from shared.manifest import Golden, Manifest
 from shared.messages import (
     Acked,
@@ -29,16 +30,19 @@ from shared.messages import (
     columns_of,
     dead_letter,
 )
+from shared.signing import SigningKey, signed, trusted_by_id, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 SHA = "ab" * 32
-MANIFEST = Manifest(
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+CLAIM = Manifest(
     name="metercast-fleet",
     version=3,
     sha256=SHA,
     size=700_000,
     compressed_size=150_000,
     chunks=2,
+    chunk_sha256=["01" * 32, "23" * 32],
     created="2026-01-05T09:00:00Z",
     expires="2026-04-05T09:00:00Z",
     features=["lag_24h", "lead_h"],
@@ -51,6 +55,10 @@ MANIFEST = Manifest(
     reason="drift",
     run_id="0f" * 16,
     record_version=41,
+)
+MANIFEST = signed(CLAIM, [KEY])
+REFUSAL = Refusal(
+    sha256="cd" * 32, version=4, reason="bad_digest", detail="sha256 is not as claimed", at="2026-01-05T11:00:00Z"
 )
 MESSAGES: dict[str, Message] = {
     "forecast": Forecast(
@@ -104,7 +112,15 @@ MESSAGES: dict[str, Message] = {
     "desired": Desired(champion=MANIFEST, challenger=None),
     "reported": Reported(
         champion=Running(name="metercast-fleet", version=3, sha256=SHA, since="2026-01-05T10:00:00Z"),
-        refused=[Refusal(sha256="cd" * 32, version=4, reason="digest mismatch", at="2026-01-05T11:00:00Z")],
+        refused=[
+            Refusal(
+                sha256="cd" * 32,
+                version=4,
+                reason="bad_digest",
+                detail="sha256 is not what the manifest says",
+                at="2026-01-05T11:00:00Z",
+            )
+        ],
     ),
     "restore": Restore(
         site="plant-7",
@@ -184,3 +200,11 @@ def test_a_dead_letter_holds_any_payload_bounded(payload: bytes) -> None:
     letter = dead_letter("t", payload, "reason", "2026-01-05T10:00:00Z")
     assert len(letter.encode()) < 30_000
     assert DeadLetter.decode(letter.encode(), "t") == letter
+
+
+def test_the_golden_signature_is_verified_over_what_was_said() -> None:
+    desired = Desired.decode((GOLDEN / "desired.json").read_bytes(), "desired")
+    assert desired.champion is not None
+    verify(desired.champion, trusted_by_id([KEY.trusted]))
+    with pytest.raises(ModelRefused):
+        verify(desired.champion.model_copy(update={"version": 4}), trusted_by_id([KEY.trusted]))
