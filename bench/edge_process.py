@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,7 @@ from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
 from demo.processes import Child
 from shared.messages import Desired
 from shared.topics import SiteTopics, artifact_chunk
-from tests.small_model import small_manifest
+from tests.small_model import KEY, in_a_month, small_manifest
 
 ROOT_TOPIC: Final = "metercast"
 
@@ -26,6 +25,7 @@ def edge_settings(site: str, broker: Broker, state: Path, *, clock: str) -> dict
         "mqtt.port": broker.port,
         "edge.state_dir": state,
         "edge.metrics_port": 0,
+        "keys.trusted": json.dumps([str(KEY.trusted)]),
     }
 
 
@@ -45,8 +45,7 @@ def start_edge(chosen: dict[str, object], broker: Broker, logs: Path) -> Child:
 def install_model(chosen: dict[str, object], broker: Broker, logs: Path, *, trees: int) -> None:
     """Have an edge with this state fetch, check and keep a model of the demo's size, as it would in a fleet."""
     topics = SiteTopics(ROOT_TOPIC, str(chosen["site"]))
-    now = datetime.now(UTC)
-    manifest, chunks = small_manifest(trees=trees, expires=(now + timedelta(days=365)).isoformat())
+    manifest, chunks = small_manifest(trees=trees, expires=in_a_month())
     packets = [
         publish_packet(artifact_chunk(ROOT_TOPIC, manifest.sha256, number), chunk, mid=number + 1, retain=True)
         for number, chunk in enumerate(chunks)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,15 +27,16 @@ from bench.forecasting_peer import TITLE, seconds_per_round
 from bench.stage import BenchFailed, say
 from central.training import Recipe
 from edge.artifacts import ArtifactFolder
-from edge.bootstrap import build_node
-from edge.effects import ChunkArrived, DesiredArrived, Publish, ReadingsArrived, Tick
-from edge.inference import Predictor
+from edge.bootstrap import build_node, wanted_of
+from edge.effects import ChunkArrived, DesiredArrived, Prove, Publish, ReadingsArrived, Tick
+from edge.inference import Predictor, load
 from edge.node import Node
+from edge.prover import answer
 from edge.store import Store
-from shared.clock import HOUR_US, iso
+from shared.clock import HOUR_US, iso, to_us, wall_now
 from shared.messages import Desired
 from shared.params import Params
-from tests.small_model import small_manifest
+from tests.small_model import KEY, in_a_month, small_manifest
 
 SITE: Final = "bench"
 _PEER_ROUNDS: Final = 5
@@ -53,7 +54,7 @@ def run(
     *, meters: int = 1000, weeks: int = 5, rounds: int = 20, trees: int = 120, peers: Sequence[str] = ("mlforecast",)
 ) -> list[Figure]:
     """Make `rounds` rounds, after one that does not count, and let mlforecast forecast as many meters."""
-    params = Params.model_validate({"site": SITE, "clock": "event"})
+    params = Params.model_validate({"site": SITE, "clock": "event", "keys": {"trusted": [str(KEY.trusted)]}})
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name:
         folder = Path(name)
         write_state(folder, params, meters=meters, weeks=weeks, end=END, delivered=END)
@@ -89,13 +90,14 @@ def _beside_mlforecast(own: Figure, meters: int, weeks: int, trees: int) -> Figu
 
 
 def _install(node: Node, trees: int) -> None:
-    """Bring a model in as messages would."""
-    now = datetime.now(UTC)
-    manifest, chunks = small_manifest(trees=trees, expires=(now + timedelta(days=365)).isoformat())
-    wall_us = round(now.timestamp() * 1e6)
+    """Bring a model in as messages would; it is loaded at once, and not tried out aside."""
+    manifest, chunks = small_manifest(trees=trees, expires=in_a_month())
+    wall_us = to_us(wall_now())
     node.handle(DesiredArrived(node.topics.desired, Desired(champion=manifest).encode()), wall_us)
     for number, chunk in enumerate(chunks):
-        node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us)
+        asked = [e for e in node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us) if isinstance(e, Prove)]
+    for one in asked:
+        node.handle(answer(partial(load, wanted=wanted_of(node.params)), one), wall_us)
     if node.models.champion is None:
         raise BenchFailed("forecasting: the edge refused the bench's model")
 

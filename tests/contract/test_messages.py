@@ -112,15 +112,7 @@ MESSAGES: dict[str, Message] = {
     "desired": Desired(champion=MANIFEST, challenger=None),
     "reported": Reported(
         champion=Running(name="metercast-fleet", version=3, sha256=SHA, since="2026-01-05T10:00:00Z"),
-        refused=[
-            Refusal(
-                sha256="cd" * 32,
-                version=4,
-                reason="bad_digest",
-                detail="sha256 is not what the manifest says",
-                at="2026-01-05T11:00:00Z",
-            )
-        ],
+        refused=[REFUSAL],
     ),
     "restore": Restore(
         site="plant-7",

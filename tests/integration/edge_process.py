@@ -19,6 +19,7 @@ from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.mqtt import Connection
 from shared.params import MqttParams
 from tests.conftest import Broker
+from tests.small_model import TRUSTED
 
 ROOT = Path(__file__).parents[2]
 START_US = parse_instant_us("2026-01-05T00:00:00Z")
@@ -47,6 +48,7 @@ class EdgeProcess:
             f"mqtt.port={self.port}",
             f"edge.state_dir={self.folder / 'state'}",
             "edge.metrics_port=0",
+            TRUSTED,
             *self.settings,
         )
         pairs = [argument for pair in chosen for argument in ("--set", pair)]

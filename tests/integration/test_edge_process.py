@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ExitCode
+from shared.manifest import pack
 from shared.messages import Desired
 from tests.conftest import Broker, free_port
 from tests.integration.edge_process import ROOT, SITE, EdgeProcess, Watcher, origin, reading, wait_for
-from tests.small_model import manifest_of, small_manifest, small_model
+from tests.small_model import in_a_month, manifest_of, small_manifest, small_model
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def _without_packet_limit(broker: Broker) -> None:
 
 
 def test_a_model_comes_over_the_wire_and_serves_without_a_missed_origin(edge: EdgeProcess, watcher: Watcher) -> None:
-    manifest, chunks = small_manifest(version=4)
+    manifest, chunks = small_manifest(version=4, expires=in_a_month())
     edge.start()
     for hour in range(100):
         watcher.send("m1", reading(hour, 1.0 + hour % 24))
@@ -155,14 +156,12 @@ def test_a_model_comes_over_the_wire_and_serves_without_a_missed_origin(edge: Ed
 def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_stops(
     edge: EdgeProcess, watcher: Watcher
 ) -> None:
-    from shared.manifest import pack
-
     artifact = b"not a model " * 1000
-    manifest = manifest_of(artifact, small_model()[1], 5)
+    manifest = manifest_of(artifact, small_model()[1], 5, expires=in_a_month())
     edge.start()
     _publish_model(watcher, Desired(champion=manifest), manifest.sha256, pack(artifact).chunks)
     reported = watcher.wait("models/reported", lambda seen: bool(seen[-1]["refused"]), "the refusal")[-1]
-    assert "not a model onnxruntime can load" in reported["refused"][0]["reason"]
+    assert reported["refused"][0]["reason"] == "not_onnx"
     assert reported["champion"] is None
     watcher.send("m1", reading(0, 1.0))
     watcher.wait("forecasts/m1", lambda seen: len(seen) == 1, "a forecast all the same")
@@ -178,7 +177,8 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
     try:
         for meter in range(24):
             watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 4)])
-        old, new = small_manifest(version=1, trees=120), small_manifest(version=2, seed=2, trees=120)
+        soon = in_a_month()
+        old, new = (small_manifest(version, seed=version, trees=120, expires=soon) for version in (1, 2))
         _publish_model(watcher, Desired(champion=old[0]), old[0].sha256, old[1])
         watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the first model")
         _publish_model(watcher, Desired(champion=new[0], challenger=old[0]), new[0].sha256, new[1])
@@ -191,6 +191,8 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
         assert 'metercast_readings_total{result="accepted"} 2880.0' in text
         assert "metercast_meters 24.0" in text
         assert edge.resident_mb() < 150
+        assert 'metercast_models_refused_total{reason="unsigned"} 0.0' in text
+        assert "metercast_model_swaps_total 2.0" in text
     finally:
         edge.kill()
 
