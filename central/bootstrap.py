@@ -19,6 +19,7 @@ from central.drift import DriftWatch
 from central.intake import Intake
 from central.jobs import Jobs, new_training
 from central.journal import Journal
+from central.keyring import Keyring
 from central.oversight import Oversight
 from central.record import Record
 from central.recorder import HELD_IN_ALL
@@ -114,8 +115,8 @@ def _wire(
 ) -> Central:
     root, event_clock = params.mqtt.root, params.clock == "event"
     journal = Journal(work.journal)
-    rollout = Rollout(load_rollout(work), approval=params.rollout.approval)
-    delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root)
+    rollout, open_keyring = Rollout(load_rollout(work), params.rollout), partial(Keyring.of, params, work)
+    delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root, open_keyring=open_keyring)
     oversight = Oversight(
         DriftWatch(params.drift, step_s=params.step_s),
         Triggers(params.training),
