@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from central.rollout_state import Comparison
 from shared.manifest import Manifest
@@ -101,10 +101,17 @@ class LiveScores:
     def comparison(self) -> Comparison:
         """So far: against the predecessor; against seasonal naive where nothing of a predecessor has come."""
         if self._shadow or not self._naive:
-            return _compared(self._shadow.values(), "predecessor")
-        return _compared(self._naive.values(), "naive")
+            return self._compared(self._shadow.values(), "predecessor")
+        return self._compared(self._naive.values(), "naive")
+
+    def _compared(self, meters: Collection[Sums], against: Literal["predecessor", "naive"]) -> Comparison:
+        logs = [sums.log_ratio for sums in meters if sums.pairs >= ENOUGH_PAIRS]
+        ratio = math.exp(math.fsum(logs) / len(logs)) if logs else None
+        pairs = sum(sums.pairs for sums in meters)
+        return Comparison(version=self.version, ratio=ratio, pairs=pairs, meters=len(logs), against=against)
 
     def _scores(self, site: str, columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Identity, Score]]:
+        """Scores of the two versions in the roles that are compared, made by the model and not by a simpler rung."""
         names = ("meter_id", "valid_us", "lead", "role", "rung", "model_version", "y_kw", "forecast_kw", "naive_kw")
         for meter, valid_us, lead, role, rung, version, *values in zip(*(columns[n] for n in names), strict=True):
             wanted = {CHAMPION: self.version, CHALLENGER: self.predecessor}.get(role)
@@ -134,13 +141,6 @@ def _sums(meters: Meters, meter: tuple[str, str]) -> Sums:
     if meter not in meters and len(meters) >= METERS_AT_MOST:
         return Sums()
     return meters.setdefault(meter, Sums())
-
-
-def _compared(meters: Iterable[Sums], against: Any) -> Comparison:
-    known = list(meters)
-    logs = [sums.log_ratio for sums in known if sums.pairs >= ENOUGH_PAIRS]
-    ratio = math.exp(math.fsum(logs) / len(logs)) if logs else None
-    return Comparison(ratio=ratio, pairs=sum(sums.pairs for sums in known), meters=len(logs), against=against)
 
 
 def _finite(value: float | None) -> float | None:

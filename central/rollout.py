@@ -19,6 +19,7 @@ from central.rollout_events import (
     Effect,
     Event,
     KeysSeen,
+    News,
     Ordered,
     OrderRefused,
     PublishArtifact,
@@ -33,7 +34,8 @@ from central.rollout_events import (
 )
 from central.rollout_state import DROPPED_KEPT, Dropped, RolloutState, Site
 from central.stages import concerns
-from central.transitions import Step, begin_next, judged, on_candidate, on_order, on_tick
+from central.steering import on_order
+from central.transitions import Step, begin_next, judged, on_candidate, on_tick
 from shared.clock import HOUR_US
 from shared.manifest import Manifest
 from shared.messages import Desired, Reported
@@ -56,7 +58,11 @@ class Rollout:
         before = self.state
         if isinstance(event, Refresh):
             return _everything(before, registry=event.registry)
-        after, notes = self._after(event, now_us)
+        if isinstance(event, KeysSeen):
+            self._keyed = event.there
+            after, notes = before, list[Effect]()
+        else:
+            after, notes = self._after(event, now_us)
         if self._keyed:
             after, begun = begin_next(after, self.params, now_us)
             notes = [*notes, *begun]
@@ -65,28 +71,27 @@ class Rollout:
         aliases = _aliases(after) if _aliases(after) != _aliases(before) else []
         return [*_publications(before, after, sites), *notes, *aliases]
 
-    def _after(self, event: Event, now_us: int | None) -> Step:
+    def _after(self, event: News, now_us: int | None) -> Step:
         state, params = self.state, self.params
         match event:
             case CandidateAccepted(manifest):
                 return on_candidate(state, manifest, params, now_us)
-            case Ordered(verb, version):
-                if verb == "promote" and not self._keyed:
-                    return state, [OrderRefused(verb, version, "there is no private key; `central keys new` makes one")]
-                return on_order(state, event, params, now_us)
+            case Ordered():
+                return self._on_order(event, now_us)
             case SiteSeen(site):
                 return self._seen(site, now_us), []
             case ReportArrived(site, reported):
                 return self._on_report(self._seen(site, now_us), site, reported, now_us)
             case Tick(live):
                 return on_tick(state, live, params, now_us)
-            case KeysSeen(there):
-                self._keyed = there
-                return state, []
-            case Refresh():
-                return state, []
             case _:
                 assert_never(event)
+
+    def _on_order(self, order: Ordered, now_us: int | None) -> Step:
+        if order.verb == "promote" and not self._keyed:
+            reason = "there is no private key; `central keys new` makes one"
+            return self.state, [OrderRefused(order.verb, order.version, reason)]
+        return on_order(self.state, order, now_us)
 
     def _seen(self, site: str, now_us: int | None) -> RolloutState:
         """A site that appears runs what the fleet runs, unless it is a canary by name."""

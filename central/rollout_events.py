@@ -71,7 +71,8 @@ class Refresh:
     registry: bool = True
 
 
-Event: TypeAlias = CandidateAccepted | Ordered | SiteSeen | ReportArrived | Tick | KeysSeen | Refresh
+News: TypeAlias = CandidateAccepted | Ordered | SiteSeen | ReportArrived | Tick
+Event: TypeAlias = News | KeysSeen | Refresh
 
 
 @dataclass(frozen=True, slots=True)

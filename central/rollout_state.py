@@ -31,11 +31,12 @@ class Kept(BaseModel):
 
 
 class Comparison(Kept):
-    """How a version forecasts live: its error over that of its yardstick, a geometric mean over meters.
+    """How `version` forecasts live: its error over that of its yardstick, a geometric mean over meters.
 
     `ratio` is None until some meter has pairs enough; `pairs` counts the scores of both at one interval and lead.
     """
 
+    version: int | None = None
     ratio: float | None = None
     pairs: int = 0
     meters: int = 0

@@ -5,15 +5,11 @@ What must be published follows from the two states alone (central/rollout.py); n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from central.rollout_events import (
     Effect,
     HeldUp,
-    OrderFollowed,
-    OrderRefused,
-    Ordered,
     Passed,
     Promoted,
     StageBegun,
@@ -76,6 +72,7 @@ def on_tick(state: RolloutState, live: Comparison, params: RolloutParams, now_us
     rolling = state.rolling
     if rolling is None or now_us is None:
         return state, []
+    live = live if live.version == rolling.manifest.version else rolling.live
     begun_us = now_us if rolling.since_us is None else rolling.since_us
     fresh = state.but(rolling=rolling.but(live=live, since_us=begun_us))
     after, notes = judged(fresh, params, now_us) or _through_the_gate(fresh, params, now_us)
@@ -133,131 +130,14 @@ def _give_up(state: RolloutState, rolling: Rolling, newer: Manifest, reason: str
     return state.but(rolling=None), [Superseded(version, newer.version)]
 
 
-# -- what a person orders ---------------------------------------------------------------------------------------------
-
-
-def on_order(state: RolloutState, order: Ordered, params: RolloutParams, now_us: int | None) -> Step:
-    """Follow an order, or say why that cannot be."""
-    wrong = objection(state, order)
-    if wrong:
-        return state, [OrderRefused(order.verb, order.version, wrong)]
-    after, notes = _followed(state, order, now_us)
-    return after, [OrderFollowed(order.verb, order.version), *notes]
-
-
-def _followed(state: RolloutState, order: Ordered, now_us: int | None) -> Step:
-    match order.verb:
-        case "pause":
-            return state.but(paused=True), []
-        case "resume":
-            return state.but(paused=False, stopped=False), []
-        case "stop":
-            return step_back(state.but(stopped=True), "stopped", "a person stopped it", now_us)
-        case "approve":
-            return queue(state, _open(state, order.version), now_us)
-        case "reject":
-            return _rejected(state, _open(state, order.version), now_us)
-        case "promote":
-            return _promoted(state, _open(state, order.version), now_us)
-        case "rollback":
-            return _rolled_back(state, order.target, now_us)
-
-
-def objection(state: RolloutState, order: Ordered) -> str:
-    """Why an order cannot be followed, empty when it can."""
-    match order.verb:
-        case "approve":
-            return _unless_open(order, "does not wait for approval; waiting", state.waiting)
-        case "reject":
-            return _unless_open(order, "does not wait; waiting", state.undecided)
-        case "promote":
-            rolling = [state.rolling.manifest] if state.rolling is not None and not state.rolling.fleet else []
-            return _unless_open(order, "neither waits nor is on its way; those that do", [*state.undecided, *rolling])
-        case "pause":
-            return "the rollout is paused already" if state.paused else ""
-        case "resume":
-            return "" if state.paused or state.stopped else "the rollout is neither paused nor stopped"
-        case "stop":
-            return "the rollout is stopped already" if state.stopped else ""
-        case "rollback":
-            return _rollback_objection(state, order)
-
-
 def newest_begun(state: RolloutState) -> int:
     """The newest version that any site was told to serve as far as is known; 0 for none."""
     begun = [state.rolling.manifest if state.rolling is not None else None, state.champion]
     return max((manifest.version for manifest in begun if manifest is not None), default=0)
 
 
-def _rollback_objection(state: RolloutState, order: Ordered) -> str:
-    current = newest_begun(state)
-    if not current:
-        return "no model was rolled out"
-    if order.version is not None and order.version != current:
-        return f"version {order.version} is not the newest that is rolled out; that is {current}"
-    if order.target is not None and order.target.version >= current:
-        return f"version {order.target.version} is not older than {current}"
-    nothing_before = state.rolling is None and state.challenger is None
-    if order.target is None and nothing_before:
-        return f"what was served before version {current} is not known; say which with --to VERSION"
-    return ""
-
-
-def _unless_open(order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:
-    versions = [manifest.version for manifest in open_to]
-    if order.version in versions:
-        return ""
-    return f"version {order.version} {what}: {', '.join(map(str, versions)) or 'none'}"
-
-
 def _known(state: RolloutState) -> set[int]:
     return {*(manifest.version for manifest in state.undecided), *(ended.version for ended in state.ended)}
-
-
-def _open(state: RolloutState, version: int | None) -> Manifest:
-    """The manifest of a version that waits or is on its way; `objection` has seen to it that there is one."""
-    rolling = state.rolling.manifest if state.rolling is not None else None
-    return next(known for known in (*state.undecided, rolling) if known and known.version == version)
-
-
-def _without(state: RolloutState, version: int) -> RolloutState:
-    queued = state.queued if state.queued is not None and state.queued.version != version else None
-    return state.but(waiting=tuple(known for known in state.waiting if known.version != version), queued=queued)
-
-
-def _rejected(state: RolloutState, manifest: Manifest, now_us: int | None) -> Step:
-    left = _without(state, manifest.version)
-    return left.ending(manifest.version, "rejected", "a person rejected it", now_us), []
-
-
-def _promoted(state: RolloutState, manifest: Manifest, now_us: int | None) -> Step:
-    """Let a version go to the whole fleet now, whatever the gates say; another one that is on its way ends."""
-    rolling, notes = state.rolling, list[Effect]()
-    if rolling is None or rolling.manifest.version != manifest.version:
-        state, notes = queue(state, manifest, now_us)
-        state = state.but(queued=None)
-    if rolling is not None and rolling.manifest.version != manifest.version:
-        end: End = "passed" if rolling.fleet else "superseded"
-        reason = f"a person promoted version {manifest.version}"
-        state = state.ending(rolling.manifest.version, end, reason, now_us).but(rolling=None)
-        notes.append(Superseded(rolling.manifest.version, manifest.version))
-    after, told = to_fleet(state, manifest, now_us)
-    return after, [*notes, *told]
-
-
-def _rolled_back(state: RolloutState, target: Manifest | None, now_us: int | None) -> Step:
-    """Leave the version on its way, or else the fleet's, for its predecessor or for an older one."""
-    if target is None and state.rolling is not None:
-        return step_back(state, "stepped back", "a person rolled it back", now_us)
-    to = target if target is not None else state.challenger
-    reason = f"a person rolled back to version {to.version if to is not None else None}"
-    notes: list[Effect] = []
-    for left in {m.version: m for m in (state.rolling and state.rolling.manifest, state.champion) if m}.values():
-        if to is not None and left.version > to.version:
-            state = state.ending(left.version, "stepped back", reason, now_us)
-            notes.append(SteppedBack(left.version, to.version, reason))
-    challenger = state.challenger if to == state.champion else None
-    return state.but(champion=to, challenger=challenger, rolling=None), notes
 
 
 def _moved(before: Comparison, now: Comparison) -> bool:

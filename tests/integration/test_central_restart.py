@@ -14,6 +14,7 @@ from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
 from central.jobs import Jobs, new_training
 from central.journal import Journal
+from central.keyring import Keyring
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
@@ -24,7 +25,7 @@ from central.work import WorkFolder
 from shared.clock import DAY_US, HOUR_US, iso, to_us
 from shared.messages import Uplink
 from shared.mqtt import Connection
-from shared.params import Params
+from shared.params import Params, RolloutParams
 
 START_US = to_us(datetime.fromisoformat("2013-03-04T00:00:00+00:00"))
 WALL = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
@@ -62,7 +63,14 @@ def oversight(folder: Path) -> tuple[Oversight, DriftWatch]:
     work, metrics = WorkFolder(folder), CentralMetrics()
     connection, journal, jobs = Connection(params.mqtt, client_id="t"), Journal(work.journal), Jobs(params, work)
     delivery = Delivery(
-        Rollout(load_rollout(work), approval="auto"), connection, work, jobs, journal, metrics, root="metercast"
+        Rollout(load_rollout(work), RolloutParams()),
+        connection,
+        work,
+        jobs,
+        journal,
+        metrics,
+        root="metercast",
+        open_keyring=Keyring,
     )
     watch = DriftWatch(params.drift, step_s=3600)
     triggers = Triggers(params.training)

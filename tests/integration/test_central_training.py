@@ -18,7 +18,7 @@ from central.explain_command import as_json, tell
 from central.export import OnnxForecaster
 from central.record import Record
 from central.registry import Registry
-from central.rollout import RolloutState
+from central.rollout_state import RolloutState
 from central.runs import LoggedRun, RunRecord
 from central.trainings import FLEET, Result, results_in
 from central.work import WorkFolder, replace_text
