@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_EXPIRY: Final = timedelta(days=30)
 REFRESH_EVERY: Final = timedelta(days=7)
-NO_KEY: Final = "no private key: `central keys new` makes one; until then no model is sent"
+NO_KEY: Final = "no private key: `central keys new`"
 ROLES: Final = ("champion", "challenger")
 PROBE: Final = "central"  # no edge's site: what is signed for it only shows with which keys
 
@@ -78,6 +78,10 @@ def load_rollout(work: WorkFolder) -> RolloutState:
         raise MetercastError(f"{work.rollout}: {error.errors()[0]['msg']}") from error
 
 
+class _Unsigned(MetercastError):
+    """The last key went between two looks."""
+
+
 class Delivery:
     """The shell of the rollout's state machine.
 
@@ -95,7 +99,7 @@ class Delivery:
         metrics: CentralMetrics,
         *,
         root: str,
-        open_keyring: Callable[[], Keyring],
+        keyring: Keyring,
     ) -> None:
         self._rollout = rollout
         self._connection = connection
@@ -104,10 +108,9 @@ class Delivery:
         self._journal = journal
         self._metrics = metrics
         self._root = root
-        self._open_keyring = open_keyring
-        self._keyring: Keyring | None = None
+        self._keyring = keyring
         self._signers: frozenset[str] | None = None
-        self._no_key = ""
+        self._missing = ""
         self._refreshed: datetime | None = None
         self._refreshed_on_connect = 0
 
@@ -187,26 +190,22 @@ class Delivery:
         manifest = next(iter([*self.state.wanted().values(), *self.state.undecided]), candidate)
         if manifest is None:
             return  # nothing to sign yet
-        signers, reason = self._signers_now(manifest, wall)
-        self._metrics.keys.set(len(signers))
-        before, self._signers = self._signers, signers
-        if not signers and reason != self._no_key:
-            log.error(reason)
-            self._journal.write("no private key", wall=wall, event_us=event_us, reason=reason)
-        self._no_key = "" if signers else reason
-        if before is None or signers != before:
-            self.handle(KeysSeen(bool(signers)), wall=wall, event_us=event_us)
-        if before is not None and signers and signers != before:
+        before, self._signers = self._signers, self._signers_now(manifest, wall)
+        self._metrics.keys.set(len(self._signers))
+        missing = "" if self._signers else self._keyring.missing() or NO_KEY
+        if missing and missing != self._missing:
+            log.error("no model is sent: %s", missing)
+            self._journal.write("no private key", wall=wall, event_us=event_us, reason=missing)
+        self._missing = missing
+        if self._signers == before:
+            return
+        self.handle(KeysSeen(bool(self._signers)), wall=wall, event_us=event_us)
+        if before is not None and self._signers:
             self.handle(Refresh(registry=False), wall=wall, event_us=event_us)
 
-    def _signers_now(self, manifest: Manifest, wall: datetime) -> tuple[frozenset[str], str]:
-        try:
-            self._keyring = self._open_keyring()
-        except MetercastError as error:
-            self._keyring = None
-            return frozenset(), str(error)
+    def _signers_now(self, manifest: Manifest, wall: datetime) -> frozenset[str]:
         signed = self._keyring.signed(manifest, site=PROBE, wall=wall)
-        return frozenset(known.key_id for known in signed.signatures) if signed is not None else frozenset(), NO_KEY
+        return frozenset(known.key_id for known in signed.signatures) if signed is not None else frozenset()
 
     def _carry_out(self, effect: Effect, wall: datetime, event_us: int | None) -> None:
         match effect:
@@ -228,7 +227,10 @@ class Delivery:
             case PublishArtifact(sha256):
                 self._publish_artifact(sha256)
             case PublishDesired(site, desired):
-                said = {role: self._signed(getattr(desired, role), site, wall) for role in ROLES}
+                try:
+                    said = {role: self._signed(getattr(desired, role), site, wall) for role in ROLES}
+                except _Unsigned:  # None in its place would take the model away; the next tick sees that no key is left
+                    return
                 self._connection.publish(SiteTopics(self._root, site).desired, Desired(**said).encode(), retain=True)
             case ClearArtifact(sha256, chunks):
                 self._publish_chunks(sha256, [b""] * chunks)
@@ -236,9 +238,9 @@ class Delivery:
     def _signed(self, manifest: Manifest | None, site: str, wall: datetime) -> Manifest | None:
         if manifest is None:
             return None
-        signed = self._keyring.signed(manifest, site=site, wall=wall) if self._keyring is not None else None
-        if signed is None:  # to publish None in its place would take the model away
-            raise MetercastError(NO_KEY)
+        signed = self._keyring.signed(manifest, site=site, wall=wall)
+        if signed is None:
+            raise _Unsigned
         return signed
 
     def _publish_artifact(self, sha256: str) -> None:

@@ -19,21 +19,36 @@ VALID: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All active private keys; none where none was made."""
+    """All active private keys: those in `folder`, or the file that `private` names; read anew each time."""
 
-    keys: tuple[SigningKey, ...] = ()
+    folder: Path
+    private: Path | None = None
 
     @classmethod
     def of(cls, params: Params, work: WorkFolder) -> Keyring:
-        """The key that `keys.private` names, else those in the work folder. Raises MetercastError."""
-        named = [Path(params.keys.private)] if params.keys.private else sorted((work.root / "keys").glob("*.pem"))
-        return cls(tuple(_read(path) for path in named))
+        """The keyring the parameters name. Reads nothing yet."""
+        return cls(work.root / "keys", Path(params.keys.private) if params.keys.private else None)
 
     def signed(self, manifest: Manifest, *, site: str, wall: datetime) -> Manifest | None:
         """The manifest for one site, valid from now on for VALID; None without a key."""
-        if not self.keys:
+        try:
+            keys = self._keys()
+        except MetercastError:
             return None
-        return signed(manifest.model_copy(update={"sites": [site], "expires": iso(to_us(wall + VALID))}), self.keys)
+        own = manifest.model_copy(update={"sites": [site], "expires": iso(to_us(wall + VALID))})
+        return signed(own, keys) if keys else None
+
+    def missing(self) -> str:
+        """Why nothing can be signed and what to do about it, in a sentence; empty when there is a key."""
+        try:
+            found = bool(self._keys())
+        except MetercastError as error:
+            return str(error)
+        return "" if found else f"{self.folder}: no private key: `central keys new` makes one"
+
+    def _keys(self) -> list[SigningKey]:
+        named = [self.private] if self.private is not None else sorted(self.folder.glob("*.pem"))
+        return [_read(path) for path in named]
 
 
 def _read(path: Path) -> SigningKey:

@@ -9,7 +9,7 @@ from typing import Any
 
 from central import orders
 from central.bootstrap import open_registry, work_folder
-from central.delivery import NO_KEY, PROBE, load_rollout
+from central.delivery import NO_KEY, load_rollout
 from central.keyring import Keyring
 from central.models_table import answers, manifest_known, row, table, versions
 from central.rollout_events import Ordered, Verb
@@ -30,14 +30,14 @@ _DONE = {
 _HALTS = {"pause": "the rollout is paused", "resume": "the rollout goes on", "stop": "the rollout is stopped"}
 
 
-def listed(params: Params, *, as_json: bool, wall: datetime) -> str:
+def listed(params: Params, *, as_json: bool) -> str:
     """Accepted models, how far each got and where it runs, as a table or JSON."""
     work = work_folder(params)
     state, results = load_rollout(work), _accepted(work)
     rows = [row(version, results, state, params.rollout) for version in versions(results, state)]
     if as_json:
         return json.dumps(rows, indent=1)
-    return "\n".join([*table(rows), *_remarks(params, work, state, results, wall)])
+    return "\n".join([*table(rows), *_remarks(params, work, state, results)])
 
 
 def shown(params: Params, version: int, *, as_json: bool) -> str:
@@ -91,16 +91,15 @@ def _accepted(work: WorkFolder) -> list[Result]:
     return [result for _, result in results_in(work.trainings) if result.version is not None]
 
 
-def _remarks(
-    params: Params, work: WorkFolder, state: RolloutState, results: Sequence[Result], wall: datetime
-) -> list[str]:
+def _remarks(params: Params, work: WorkFolder, state: RolloutState, results: Sequence[Result]) -> list[str]:
     """What holds everything up, if anything does."""
     remarks = []
     if state.stopped or state.paused:
         remarks.append(f"the rollout is {'stopped' if state.stopped else 'paused'}: `central models resume`")
     known = [*state.wanted().values(), *state.undecided, *(r.manifest for r in results if r.manifest is not None)]
-    if known and Keyring.of(params, work).signed(known[0], site=PROBE, wall=wall) is None:
-        remarks.append(NO_KEY)
+    missing = Keyring.of(params, work).missing()
+    if known and missing:
+        remarks.append(f"{NO_KEY} ({missing})")
     return remarks
 
 

@@ -70,7 +70,7 @@ def oversight(folder: Path) -> tuple[Oversight, DriftWatch]:
         journal,
         metrics,
         root="metercast",
-        open_keyring=Keyring,
+        keyring=Keyring.of(params, work),
     )
     watch = DriftWatch(params.drift, step_s=3600)
     triggers = Triggers(params.training)

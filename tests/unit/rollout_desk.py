@@ -39,8 +39,8 @@ def manifest(version: int, sha256: str = "") -> Manifest:
     return Manifest(
         name="metercast-fleet", version=version, sha256=sha256 or f"{version:064x}", size=10, compressed_size=9,
         chunks=version, created="2013-03-04T00:00:00Z", expires="2013-06-04T00:00:00Z", features=["lag_24h"],
-        schema_hash="h", step_s=3600, horizon_steps=48, quantiles=[0.5], golden=Golden(inputs=[[None]], outputs=[[1.0]]),
-        reason="first", run_id="r", record_version=1,
+        schema_hash="h", step_s=3600, horizon_steps=48, quantiles=[0.5],
+        golden=Golden(inputs=[[None]], outputs=[[1.0]]), reason="first", run_id="r", record_version=1,
     )  # fmt: skip
 
 
@@ -56,11 +56,12 @@ def refusal(version: int, reason: str = Cause.GOLDEN_ROWS, at: str = SINCE) -> R
 
 
 class Wire:
-    """What the broker retains, and the rule that no desired names what is not there."""
+    """What the broker retains: no desired names what is not there, no champion sinks unless told as a step back."""
 
     def __init__(self) -> None:
         self.desired: dict[str, Desired] = {}
         self.artifacts: set[str] = set()
+        self.highest: dict[str, int] = {}  # the newest version each site was ever told to serve
 
     def carry(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -69,11 +70,19 @@ class Wire:
                     self.artifacts.add(sha256)
                 case PublishDesired(site, desired):
                     self.desired[site] = desired
+                    self._check_order(site, desired.champion)
                 case ClearArtifact(sha256, _):
                     self.artifacts.discard(sha256)
                 case _:
                     pass
             assert self.named() <= self.artifacts, f"{effect}: an artifact is desired that is not on the wire"
+
+    def _check_order(self, site: str, champion: Manifest | None) -> None:
+        if champion is not None:
+            highest = max(self.highest.get(site, 0), champion.version)
+            self.highest[site] = highest
+            expected = highest if champion.version < highest else None
+            assert champion.step_back_from == expected, f"{site} is told {champion.version} after {highest}"
 
     def named(self) -> set[str]:
         told = [manifest for d in self.desired.values() for manifest in (d.champion, d.challenger)]

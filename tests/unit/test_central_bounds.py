@@ -43,7 +43,7 @@ class Parts:
         connection, jobs, root = Connection(params.mqtt, client_id="t"), Jobs(params, work), params.mqtt.root
         rollout = Rollout(load_rollout(work), RolloutParams())
         self.delivery = Delivery(
-            rollout, connection, work, jobs, journal, self.metrics, root=root, open_keyring=Keyring
+            rollout, connection, work, jobs, journal, self.metrics, root=root, keyring=Keyring.of(params, work)
         )
         watch, triggers = DriftWatch(params.drift, step_s=3600), Triggers(params.training)
         oversight = Oversight(
