@@ -51,13 +51,13 @@ log = logging.getLogger(__name__)
 
 CHUNK_EXPIRY: Final = timedelta(days=30)
 REFRESH_EVERY: Final = timedelta(days=7)
+SITES_NAMED: Final = 20  # in a line of the journal
 NO_KEY: Final = "no private key: `central keys new`"
 ROLES: Final = ("champion", "challenger")
 PROBE: Final = "central"  # no edge's site: what is signed for it only shows with which keys
 
 # What the journal calls them; their fields are the entry's.
 _JOURNALLED: Final = {
-    StageBegun: "stage begun",
     Promoted: "pushed",
     Passed: "passed",
     HeldUp: "held up",
@@ -214,6 +214,9 @@ class Delivery:
                     self._publish(effect, wall)
             case SetAliases(champion, challenger, candidate):
                 self._jobs.errand("models", "aliases", *(str(v or 0) for v in (champion, challenger, candidate)))
+            case StageBegun(version, stage, sites):
+                named = {"version": version, "stage": stage, "sites": len(sites), "first": list(sites[:SITES_NAMED])}
+                self._journal.write("stage begun", wall=wall, event_us=event_us, **named)
             case Refused(site, refusal):
                 self._metrics.count_refusal(refusal.reason)
                 self._journal.write("refused", wall=wall, event_us=event_us, site=site, **refusal.model_dump())

@@ -9,7 +9,7 @@ from typing import Any
 
 from central import orders
 from central.bootstrap import open_registry, work_folder
-from central.delivery import NO_KEY, load_rollout
+from central.delivery import load_rollout
 from central.keyring import Keyring
 from central.models_table import answers, manifest_known, row, table, versions
 from central.rollout_events import Ordered, Verb
@@ -99,7 +99,7 @@ def _remarks(params: Params, work: WorkFolder, state: RolloutState, results: Seq
     known = [*state.wanted().values(), *state.undecided, *(r.manifest for r in results if r.manifest is not None)]
     missing = Keyring.of(params, work).missing()
     if known and missing:
-        remarks.append(f"{NO_KEY} ({missing})")
+        remarks.append(missing)
     return remarks
 
 

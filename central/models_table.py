@@ -53,7 +53,8 @@ def progress(version: int, state: RolloutState, params: RolloutParams) -> Progre
         return _counted(name, rolling.manifest, state, state.members, rolling.live, rolling.since_us, following, why)
     if state.champion is not None and state.champion.version == version:
         live, since_us = (ended.live, ended.at_us) if ended is not None else (Comparison(), None)
-        return _counted("fleet", state.champion, state, tuple(state.sites), live, since_us)
+        others = tuple(site for site in state.sites if rolling is None or site not in rolling.sites)
+        return _counted("fleet", state.champion, state, others, live, since_us)
     if version in [manifest.version for manifest in state.waiting]:
         return Progress("waiting", why="for a person: `central models approve` or `reject`")
     if state.queued is not None and state.queued.version == version:
@@ -99,11 +100,13 @@ def role_of(version: int, state: RolloutState) -> str:
 
 
 def answers(manifest: Manifest, state: RolloutState) -> list[dict[str, Any]]:
-    """What each site says of a version."""
+    """What each site says of a version that was told it or has answered."""
     rows = []
     for site, kept in sorted(state.sites.items()):
         answer, reason = answer_of(kept, manifest)
         told, _ = state.told(site)
+        if answer == "silent" and told != manifest:
+            continue
         detail = [r.detail for r in (kept.reported.refused if kept.reported else []) if r.sha256 == manifest.sha256]
         rows.append(
             {
@@ -163,7 +166,9 @@ def _why_queued(state: RolloutState) -> str:
         return "the rollout is stopped: `central models resume`"
     if state.paused:
         return "the rollout is paused: `central models resume`"
-    return "version on its way comes first" if state.rolling is not None else "begins as soon as there is a private key"
+    if state.rolling is None:
+        return "begins as soon as there is a private key"
+    return f"for version {state.rolling.manifest.version}, which is on its way"
 
 
 def _runs(reported: Any, version: int) -> bool:

@@ -98,12 +98,13 @@ def test_models_are_a_table_that_says_how_far_each_got(folder: Path, capsys: pyt
     assert models(folder, "list") == ExitCode.OK
     header, *lines, remark = capsys.readouterr().out.splitlines()
     assert header.split() == ["version", "state", "sites", "since", "next", "live", "mase", "trained", "why"]
-    assert lines[0].startswith("1        fleet    4: 3 running, 1 silent")
+    assert lines[0].startswith("1        fleet    3: 3 running ")
     assert lines[1].split("  ")[0] == "2"
     assert all(words in lines[1] for words in ("canary", "1: 1 running", "1.04 of predecessor"))
     assert "waiting" in lines[2]
     assert "`central models approve`" in lines[2]
-    assert remark.startswith("no private key: `central keys new`")
+    assert "no private key" in remark
+    assert "`central keys new`" in remark
 
 
 def test_models_are_json_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +121,7 @@ def test_models_are_json_for_scripts(folder: Path, capsys: pytest.CaptureFixture
 def test_one_version_is_shown_with_what_each_site_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert models(folder, "show", "2", "--json") == ExitCode.OK
     answers = json.loads(capsys.readouterr().out)["answers"]
-    assert sorted((row["told"], row["answer"]) for row in answers) == [(1, "silent")] * 3 + [(2, "running")]
+    assert sorted((row["told"], row["answer"]) for row in answers) == [(2, "running")]
     assert models(folder, "show", "2") == ExitCode.OK
     assert ": running (told 2)" in capsys.readouterr().out
     assert models(folder, "show", "9") == ExitCode.FAILED
