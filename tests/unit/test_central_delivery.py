@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 
 from central import orders
 from central.delivery import Delivery, load_rollout
@@ -32,6 +34,7 @@ from shared.signing import SigningKey, trusted_by_id, verify
 from shared.topics import SiteTopics, artifact_chunk
 from tests.unit.rollout_desk import manifest, refusal, report
 
+ROOT = Path(__file__).resolve().parents[2]
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT_US = to_us(datetime(2013, 3, 4, tzinfo=UTC))
 KEY, SECOND = SigningKey.new(), SigningKey.new()
@@ -227,6 +230,15 @@ def test_what_is_on_its_way_is_shown(shell: Shell) -> None:
     assert value("metercast_central_rollout_stage") == 2
     assert value("metercast_central_rollout_sites", {"answer": "silent"}) == 2
     assert value("metercast_central_rollout_version") == 1
+
+
+def test_every_alert_goes_by_a_metric_that_there_is(shell: Shell) -> None:
+    rules = yaml.safe_load((ROOT / "monitoring" / "central_alerts.yml").read_text())["groups"][0]["rules"]
+    named = {name for rule in rules for name in re.findall(r"metercast_\w+", rule["expr"])}
+    shell.metrics.count_refusal("a word of tomorrow")
+    known = {sample.name for family in shell.metrics.registry.collect() for sample in family.samples}
+    assert named <= known
+    assert len(rules) == len({rule["alert"] for rule in rules}) == 5
 
 
 def test_a_state_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
