@@ -32,8 +32,12 @@ class Order(BaseModel):
 
 
 def leave(work: WorkFolder, order: Order, wall: datetime) -> None:
-    """Leave an order for `run`, which takes it up within seconds."""
-    replace_text(work.orders / f"{wall:%Y%m%dT%H%M%S%f}-{order.verb}.json", order.model_dump_json())
+    """Leave an order for `run`, which takes it up within seconds. Raises MetercastError when it cannot be written."""
+    path = work.orders / f"{wall:%Y%m%dT%H%M%S%f}-{order.verb}.json"
+    try:
+        replace_text(path, order.model_dump_json())
+    except OSError as error:
+        raise MetercastError(f"{path}: {error.strerror}") from error
 
 
 def left(work: WorkFolder) -> Iterator[tuple[Path, Order]]:

@@ -77,8 +77,9 @@ class CentralMetrics:
         if rolling is not None and rolling.live.ratio is not None:
             self.rollout_live_ratio.labels(str(rolling.manifest.version)).set(rolling.live.ratio)
         self.rollout_live_pairs.set(rolling.live.pairs if rolling is not None else 0)
-        self.rollout_overdue.set(now_us is not None and overdue(state, params, now_us))
-        self.rollout_halted.set(state.paused or state.stopped)
+        halted = state.paused or state.stopped
+        self.rollout_overdue.set(now_us is not None and not halted and overdue(state, params, now_us))
+        self.rollout_halted.set(halted)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry, namespace=NAMESPACE, subsystem=SUBSYSTEM)
