@@ -142,9 +142,10 @@ def _news(site: str, before: Reported | None, now: Reported, wanted: Iterable[Ma
 
 def _sites_told_anew(before: RolloutState, after: RolloutState) -> list[str]:
     """Sites that were told something else before, or nothing."""
-    if after.sites is before.sites and _shape(after) == _shape(before):
-        return []
-    return [site for site in after.sites if site not in before.sites or after.told(site) != before.told(site)]
+    new = [] if after.sites is before.sites else [site for site in after.sites if site not in before.sites]
+    if _shape(after) == _shape(before):
+        return new
+    return [*(site for site in before.sites if after.told(site) != before.told(site)), *new]
 
 
 def _shape(state: RolloutState) -> tuple[object, ...]:
