@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from shared.params import MqttParams
 from shared.signing import trusted_by_id, verify
 from shared.topics import SiteTopics, parse_artifact_chunk
 from tests.conftest import Broker
-from tests.integration.test_central_record import START_US, Central
+from tests.integration.test_central_record import ROOT, START_US, Central, environment
 from tests.small_model import KEY
 
 TOPICS = SiteTopics("metercast", "home")
@@ -142,5 +143,7 @@ def test_a_month_of_readings_becomes_a_model_on_the_wire(broker: Broker, witness
         broker.start()  # with nothing retained any more, as after a power cut
         assert unsigned(witness.await_desired(within_s=40)) == unsigned(manifest)
         assert len(witness.chunks) == manifest.chunks
+        subprocess.run(central.command("models", "stop"), cwd=ROOT, check=True, timeout=60, env=environment())
+        assert await_event(central, "stepped back")["reason"] == "a person stopped it"
     finally:
         assert central.end() == 0
