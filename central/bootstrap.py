@@ -117,8 +117,8 @@ def _wire(
 ) -> Central:
     root, event_clock = params.mqtt.root, params.clock == "event"
     journal = Journal(work.journal)
-    rollout = Rollout(load_rollout(work), approval=params.rollout.approval)
-    delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root)
+    rollout, keyring = Rollout(load_rollout(work), params.rollout), Keyring.of(params, work)
+    delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root, keyring=keyring)
     oversight = Oversight(
         DriftWatch(params.drift, step_s=params.step_s),
         Triggers(params.training),

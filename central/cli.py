@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias, get_args
 
-from central import backtest_command, keys_command
+from central import backtest_command, keys_command, models_command
 from central.trainings import Reason
 from shared import params_file
 from shared.clock import parse_instant_us
@@ -117,26 +117,9 @@ def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_models(commands: Commands, common: argparse.ArgumentParser) -> None:
-    models = commands.add_parser("models", parents=[common], help="list models, or let a waiting one go out")
-    common = _common(nested=True)
-    models.add_argument("--json", action="store_true", help="print JSON")
-    models.add_argument("--nice", action="store_true", help=argparse.SUPPRESS)
-    models.set_defaults(command=_models, what="list")
-    what = models.add_subparsers(title="what", metavar="WHAT")
-    listed = what.add_parser("list", parents=[common], help="accepted models, newest last (the default)")
-    listed.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    listed.set_defaults(what="list")
-    approve = what.add_parser("approve", parents=[common], help="roll out a model that waits for a person")
-    approve.add_argument("version", type=int)
-    approve.set_defaults(what="approve")
-    promote = what.add_parser("promote", parents=[common], description="Tell the registry who is champion.")
-    promote.add_argument("version", type=int)
-    promote.add_argument("predecessor", type=int, nargs="?")
-    promote.add_argument("--nice", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    promote.set_defaults(what="promote")
-    prepare = what.add_parser("prepare", parents=[common], description="Create MLflow's store, if need be.")
-    prepare.add_argument("--nice", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    prepare.set_defaults(what="prepare")
+    models = commands.add_parser("models", parents=[common], help="list models, and steer how they are rolled out")
+    models_command.add_arguments(models, _common(nested=True))
+    models.set_defaults(command=_models)
 
 
 def _common(*, nested: bool = False) -> argparse.ArgumentParser:
@@ -251,20 +234,9 @@ def _be_nice(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from central import models
-
-    params = load_params(args)
-    match args.what:
-        case "approve":
-            print(models.approve(params, args.version))
-        case "promote":
-            _be_nice(args)
-            models.promote(params, args.version, args.predecessor)
-        case "prepare":
-            _be_nice(args)
-            models.prepare(params)
-        case _:
-            print(models.listed(params, as_json=args.json))
+    text = models_command.answer(args, load_params(args))
+    if text:
+        print(text)
     return ExitCode.OK
 
 

@@ -1,36 +1,49 @@
-"""Carrying out the rollout: artifacts and manifests onto the wire, state to disk, aliases to the registry."""
+"""Carrying out the rollout: artifacts and signed manifests onto the wire, state to disk, aliases to the registry."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
 
 from pydantic import ValidationError
 
+from central import orders
 from central.jobs import Jobs
 from central.journal import Journal
-from central.rollout import (
-    Approved,
+from central.keyring import Keyring
+from central.rollout import Rollout
+from central.rollout_events import (
     CandidateAccepted,
     ClearArtifact,
     Effect,
     Event,
+    HeldUp,
+    KeysSeen,
+    Ordered,
+    OrderFollowed,
+    OrderRefused,
+    Passed,
     Promoted,
     PublishArtifact,
     PublishDesired,
     Refresh,
     Refused,
-    Rollout,
-    RolloutState,
     SetAliases,
+    StageBegun,
+    SteppedBack,
+    Superseded,
     Swapped,
+    Tick,
 )
+from central.rollout_state import Comparison, RolloutState
 from central.telemetry import CentralMetrics
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
 from shared.manifest import Manifest, pack
+from shared.messages import Desired
 from shared.mqtt import Connection
 from shared.topics import SiteTopics, artifact_chunk
 
@@ -38,6 +51,22 @@ log = logging.getLogger(__name__)
 
 CHUNK_EXPIRY: Final = timedelta(days=30)
 REFRESH_EVERY: Final = timedelta(days=7)
+SITES_NAMED: Final = 20  # in a line of the journal
+NO_KEY: Final = "no private key: `central keys new`"
+ROLES: Final = ("champion", "challenger")
+PROBE: Final = "central"  # no edge's site: what is signed for it only shows with which keys
+
+# What the journal calls them; their fields are the entry's.
+_JOURNALLED: Final = {
+    Promoted: "pushed",
+    Passed: "passed",
+    HeldUp: "held up",
+    SteppedBack: "stepped back",
+    Superseded: "superseded",
+    OrderFollowed: "order followed",
+    OrderRefused: "order refused",
+    Swapped: "swapped",
+}
 
 
 def load_rollout(work: WorkFolder) -> RolloutState:
@@ -49,8 +78,16 @@ def load_rollout(work: WorkFolder) -> RolloutState:
         raise MetercastError(f"{work.rollout}: {error.errors()[0]['msg']}") from error
 
 
+class _Unsigned(MetercastError):
+    """The last key went between two looks."""
+
+
 class Delivery:
-    """The shell of the rollout's state machine. State is on disk before anything is said."""
+    """The shell of the rollout's state machine.
+
+    Invariants: state is on disk before anything is said; without a private key nothing is published or cleared, and
+    all of it is said once there is one.
+    """
 
     def __init__(
         self,
@@ -62,6 +99,7 @@ class Delivery:
         metrics: CentralMetrics,
         *,
         root: str,
+        keyring: Keyring,
     ) -> None:
         self._rollout = rollout
         self._connection = connection
@@ -70,29 +108,53 @@ class Delivery:
         self._journal = journal
         self._metrics = metrics
         self._root = root
+        self._keyring = keyring
+        self._signers: frozenset[str] | None = None
+        self._missing = ""
         self._refreshed: datetime | None = None
         self._refreshed_on_connect = 0
 
     @property
-    def champion(self) -> Manifest | None:
-        """The model that all sites should run."""
-        return self._rollout.state.champion
+    def state(self) -> RolloutState:
+        """What is rolled out, and to whom."""
+        return self._rollout.state
+
+    @property
+    def serving(self) -> Manifest | None:
+        """The newest model that every site is told to serve."""
+        return self.state.everywhere
+
+    @property
+    def compared(self) -> tuple[Manifest | None, Manifest | None]:
+        """The version on its way, and the predecessor its live scores are held against."""
+        rolling = self.state.rolling
+        return (rolling.manifest, self.state.predecessor) if rolling is not None else (None, None)
 
     @property
     def sites(self) -> Collection[str]:
         """Every site that was ever seen."""
-        return self._rollout.state.sites
+        return self.state.sites
+
+    def tick(self, live: Comparison, *, wall: datetime, event_us: int | None) -> None:
+        """Look for keys and orders, and let time pass; `live` is how what is `compared` does so far."""
+        self._look_for_keys(wall=wall, event_us=event_us)
+        self._take_orders(wall=wall, event_us=event_us)
+        self.handle(Tick(live), wall=wall, event_us=event_us)
+        self._metrics.show_rollout(self.state, self._rollout.params, event_us)
 
     def handle(self, event: Event, *, wall: datetime, event_us: int | None) -> list[Effect]:
-        """Apply one event, keep the state, and carry out what follows; returns what was carried out."""
-        before = self._rollout.state.model_dump_json(by_alias=True)
-        effects = self._rollout.handle(event)
-        after = self._rollout.state.model_dump_json(by_alias=True)
-        if after != before:
-            replace_text(self._work.rollout, after)
+        """Apply one event, keep the state, and carry out what follows; returns what was to be carried out."""
+        if self._signers is None:
+            candidate = event.manifest if isinstance(event, CandidateAccepted) else None
+            self._look_for_keys(wall=wall, event_us=event_us, candidate=candidate)
+        before = self.state
+        effects = self._rollout.handle(event, event_us)
+        if self.state is not before:
+            replace_text(self._work.rollout, self.state.model_dump_json(by_alias=True))
         for effect in effects:
             self._carry_out(effect, wall, event_us)
-        self._show()
+        self._metrics.sites.set(len(self.state.sites))
+        self._metrics.model_version.set(self.state.champion.version if self.state.champion else 0)
         return effects
 
     def refresh_when_due(self, *, wall: datetime, event_us: int | None) -> None:
@@ -109,37 +171,80 @@ class Delivery:
         self._refreshed_on_connect = connects
         self.handle(Refresh(registry=old), wall=wall, event_us=event_us)
 
-    def take_approvals(self, *, wall: datetime, event_us: int | None) -> list[Effect]:
-        """Act on what `central models approve` left."""
-        if not self._work.approvals.is_dir():
-            return []
-        effects: list[Effect] = []
-        for path in sorted(self._work.approvals.iterdir()):
-            if path.name.isdecimal():
-                effects += self.handle(Approved(int(path.name)), wall=wall, event_us=event_us)
-            path.unlink()
-        return effects
-
     def accept(self, manifest: Manifest, *, wall: datetime, event_us: int | None) -> list[Effect]:
         """Take in an accepted candidate."""
         return self.handle(CandidateAccepted(manifest), wall=wall, event_us=event_us)
 
+    def _take_orders(self, *, wall: datetime, event_us: int | None) -> None:
+        """Follow what `central models` left, each once: its file goes when that is on disk."""
+        for path, order in orders.left(self._work):
+            try:
+                target = None if order.to is None else orders.rollback_target(self._work, order.to)
+                self.handle(Ordered(order.verb, order.version, target), wall=wall, event_us=event_us)
+            except orders.NoTarget as error:
+                self._carry_out(OrderRefused(order.verb, order.version, str(error)), wall, event_us)
+            path.unlink(missing_ok=True)
+
+    def _look_for_keys(self, *, wall: datetime, event_us: int | None, candidate: Manifest | None = None) -> None:
+        """Notice keys that come and go; whoever trusts the new ones is told everything again."""
+        manifest = next(iter([*self.state.wanted().values(), *self.state.undecided]), candidate)
+        if manifest is None:
+            return  # nothing to sign yet
+        before, self._signers = self._signers, self._signers_now(manifest, wall)
+        self._metrics.keys.set(len(self._signers))
+        missing = "" if self._signers else self._keyring.missing() or NO_KEY
+        if missing and missing != self._missing:
+            log.error("no model is sent: %s", missing)
+            self._journal.write("no private key", wall=wall, event_us=event_us, reason=missing)
+        self._missing = missing
+        if self._signers == before:
+            return
+        self.handle(KeysSeen(bool(self._signers)), wall=wall, event_us=event_us)
+        if before is not None and self._signers:
+            self.handle(Refresh(registry=False), wall=wall, event_us=event_us)
+
+    def _signers_now(self, manifest: Manifest, wall: datetime) -> frozenset[str]:
+        signed = self._keyring.signed(manifest, site=PROBE, wall=wall)
+        return frozenset(known.key_id for known in signed.signatures) if signed is not None else frozenset()
+
     def _carry_out(self, effect: Effect, wall: datetime, event_us: int | None) -> None:
+        match effect:
+            case PublishArtifact() | PublishDesired() | ClearArtifact():
+                if self._signers:
+                    self._publish(effect, wall)
+            case SetAliases(champion, challenger, candidate):
+                self._jobs.errand("models", "aliases", *(str(v or 0) for v in (champion, challenger, candidate)))
+            case StageBegun(version, stage, sites):
+                named = {"version": version, "stage": stage, "sites": len(sites), "first": list(sites[:SITES_NAMED])}
+                self._journal.write("stage begun", wall=wall, event_us=event_us, **named)
+            case Refused(site, refusal):
+                self._metrics.count_refusal(refusal.reason)
+                self._journal.write("refused", wall=wall, event_us=event_us, site=site, **refusal.model_dump())
+            case _:
+                if isinstance(effect, SteppedBack):
+                    self._metrics.step_backs.inc()
+                self._journal.write(_JOURNALLED[type(effect)], wall=wall, event_us=event_us, **asdict(effect))
+
+    def _publish(self, effect: PublishArtifact | PublishDesired | ClearArtifact, wall: datetime) -> None:
         match effect:
             case PublishArtifact(sha256):
                 self._publish_artifact(sha256)
             case PublishDesired(site, desired):
-                self._connection.publish(SiteTopics(self._root, site).desired, desired.encode(), retain=True)
+                try:
+                    said = {role: self._signed(getattr(desired, role), site, wall) for role in ROLES}
+                except _Unsigned:  # None in its place would take the model away; the next tick sees that no key is left
+                    return
+                self._connection.publish(SiteTopics(self._root, site).desired, Desired(**said).encode(), retain=True)
             case ClearArtifact(sha256, chunks):
                 self._publish_chunks(sha256, [b""] * chunks)
-            case Promoted(version, predecessor):
-                self._journal.write("pushed", wall=wall, event_us=event_us, version=version, predecessor=predecessor)
-            case SetAliases(version, predecessor):
-                self._jobs.errand("models", "promote", str(version), *([str(predecessor)] if predecessor else []))
-            case Swapped(site, version):
-                self._journal.write("swapped", wall=wall, event_us=event_us, site=site, version=version)
-            case Refused(site, refusal):
-                self._journal.write("refused", wall=wall, event_us=event_us, site=site, **refusal.model_dump())
+
+    def _signed(self, manifest: Manifest | None, site: str, wall: datetime) -> Manifest | None:
+        if manifest is None:
+            return None
+        signed = self._keyring.signed(manifest, site=site, wall=wall)
+        if signed is None:
+            raise _Unsigned
+        return signed
 
     def _publish_artifact(self, sha256: str) -> None:
         try:
@@ -154,7 +259,3 @@ class Delivery:
             topic = artifact_chunk(self._root, sha256, number)
             expiry_s = int(CHUNK_EXPIRY.total_seconds()) if chunk else None
             self._connection.publish(topic, chunk, retain=True, expiry_s=expiry_s)
-
-    def _show(self) -> None:
-        self._metrics.sites.set(len(self._rollout.state.sites))
-        self._metrics.model_version.set(self.champion.version if self.champion else 0)

@@ -1,73 +1,123 @@
-"""`central models`: what was accepted, what runs where, and letting a waiting model go."""
+"""`central models`: what was accepted, what runs where, how far a rollout got, and steering it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
+from central import orders
 from central.bootstrap import open_registry, work_folder
 from central.delivery import load_rollout
-from central.rollout import RolloutState
+from central.keyring import Keyring
+from central.models_table import answers, manifest_known, row, table, versions
+from central.rollout_events import Ordered, Verb
+from central.rollout_state import RolloutState
+from central.steering import objection
 from central.trainings import FLEET, Result, results_in
-from central.work import replace_text
+from central.transitions import newest_begun
+from central.work import WorkFolder
 from shared.errors import MetercastError
 from shared.params import Params
 
-COLUMNS = ("version", "role", "reason", "trained_rows", "mase", "until", "sites")
+_DONE = {
+    "approve": "is approved",
+    "reject": "is rejected",
+    "promote": "goes to the whole fleet",
+    "rollback": "is rolled back",
+}
+_HALTS = {"pause": "the rollout is paused", "resume": "the rollout goes on", "stop": "the rollout is stopped"}
 
 
 def listed(params: Params, *, as_json: bool) -> str:
-    """Accepted models with their role and where they run, as a table or JSON."""
+    """Accepted models, how far each got and where it runs, as a table or JSON."""
     work = work_folder(params)
-    state = load_rollout(work)
-    rows = [_row(result, state) for _, result in results_in(work.trainings) if result.version is not None]
-    rows.sort(key=lambda row: int(str(row["version"])))
+    state, results = load_rollout(work), _accepted(work)
+    rows = [row(version, results, state, params.rollout) for version in versions(results, state)]
     if as_json:
         return json.dumps(rows, indent=1)
-    lines = [[str(row[name]) for name in COLUMNS] for row in rows]
-    widths = [max(len(line[i]) for line in [list(COLUMNS), *lines]) for i in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in [COLUMNS, *lines]
-    )
+    return "\n".join([*table(rows), *_remarks(params, work, state, results)])
 
 
-def _row(result: Result, state: RolloutState) -> dict[str, object]:
-    shown = result.model_dump(mode="json", exclude={"manifest", "reasons"})
-    mase = None if result.mase is None else round(result.mase, 4)
-    return shown | {"mase": mase, "role": _role(result.version, state), "sites": _sites(result.version, state)}
-
-
-def _role(version: int | None, state: RolloutState) -> str:
-    for role, manifest in (("champion", state.champion), ("challenger", state.challenger)):
-        if manifest is not None and manifest.version == version:
-            return role
-    return "waiting" if version in [manifest.version for manifest in state.waiting] else "past"
-
-
-def _sites(version: int | None, state: RolloutState) -> list[str]:
-    reports = {site: report for site, report in state.sites.items() if report is not None}
-    return [site for site, r in reports.items() if r.champion is not None and r.champion.version == version]
-
-
-def approve(params: Params, version: int) -> str:
-    """Let a waiting version go: `run` takes it up within seconds. Raises MetercastError when it does not wait."""
+def shown(params: Params, version: int, *, as_json: bool) -> str:
+    """One version: its training, how far its rollout got, and what each site says. Raises MetercastError."""
     work = work_folder(params)
-    waiting = [manifest.version for manifest in load_rollout(work).waiting]
-    if version not in waiting:
-        raise MetercastError(f"models: version {version} does not wait for approval; waiting: {waiting or 'none'}")
-    replace_text(work.approvals / str(version), "")
-    return f"version {version} is approved; `central run` rolls it out"
+    state, results = load_rollout(work), _accepted(work)
+    if version not in versions(results, state):
+        raise MetercastError(f"models: version {version} is unknown here; `central models` lists those that are known")
+    manifest = manifest_known(version, results, state)
+    page: dict[str, Any] = row(version, results, state, params.rollout)
+    page["ended"] = [end.model_dump(mode="json") for end in state.ended if end.version == version]
+    page["answers"] = answers(manifest, state) if manifest is not None else []
+    return json.dumps(page, indent=1) if as_json else _page(page)
 
 
-def promote(params: Params, version: int, predecessor: int | None) -> None:
-    """Let the registry's aliases tell who is champion and who challenger."""
+def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wall: datetime) -> str:
+    """Leave an order for `run`, which takes it up within seconds. Raises MetercastError when it cannot be followed."""
+    work = work_folder(params)
+    state = load_rollout(work)
+    if verb == "rollback":
+        version = newest_begun(state) or None
+    try:
+        target = None if to is None else orders.rollback_target(work, to)
+    except orders.NoTarget as error:
+        raise MetercastError(f"models: {error}") from error
+    wrong = objection(state, Ordered(verb, version, target))
+    if wrong:
+        raise MetercastError(f"models: {wrong}")
+    orders.leave(work, orders.Order(verb=verb, version=version, to=to), wall)
+    told = _HALTS.get(verb) or f"version {version} {_DONE[verb]}" + (f" to version {to}" if to is not None else "")
+    return f"{told}; `central run` sees to it"
+
+
+def aliases(params: Params, champion: int, challenger: int, candidate: int) -> None:
+    """Let the registry's aliases name these versions; 0 takes an alias away."""
     registry = open_registry(params)
-    registry.alias(FLEET, "champion", version)
-    if predecessor is not None:
-        registry.alias(FLEET, "challenger", predecessor)
-    if registry.aliases(FLEET).get("candidate") == version:
-        registry.drop_alias(FLEET, "candidate")
+    there = registry.aliases(FLEET)
+    for name, version in (("champion", champion), ("challenger", challenger), ("candidate", candidate)):
+        if version and there.get(name) != version:
+            registry.alias(FLEET, name, version)
+        elif not version and name in there:
+            registry.drop_alias(FLEET, name)
 
 
 def prepare(params: Params) -> None:
     """Create MLflow's store and experiment."""
     open_registry(params).prepare()
+
+
+def _accepted(work: WorkFolder) -> list[Result]:
+    return [result for _, result in results_in(work.trainings) if result.version is not None]
+
+
+def _remarks(params: Params, work: WorkFolder, state: RolloutState, results: Sequence[Result]) -> list[str]:
+    """What holds everything up, if anything does."""
+    remarks = []
+    if state.stopped or state.paused:
+        remarks.append(f"the rollout is {'stopped' if state.stopped else 'paused'}: `central models resume`")
+    known = [*state.wanted().values(), *state.undecided, *(r.manifest for r in results if r.manifest is not None)]
+    missing = Keyring.of(params, work).missing()
+    if known and missing:
+        remarks.append(missing)
+    return remarks
+
+
+def _page(page: dict[str, Any]) -> str:
+    shown = {name: value for name, value in page.items() if value not in (None, "", [], ())}
+    told, ended = shown.pop("answers", []), shown.pop("ended", [])
+    width = max(map(len, shown))
+    lines = [f"{name:<{width}}  {_plain(value)}" for name, value in shown.items()]
+    lines += [f"ended       {end['state']}: {end['reason']}".rstrip(": ") for end in ended]
+    lines += [f"site {said['site']}: {said['answer']}" + _because(said) for said in told]
+    return "\n".join(lines)
+
+
+def _because(said: dict[str, Any]) -> str:
+    words = [said["reason"], said["detail"]]
+    told = f" (told {said['told']})" if said["told"] is not None else ""
+    return told + "".join(f", {word}" for word in words if word)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -14,6 +14,7 @@ from central.delivery import Delivery
 from central.drift import DriftSeen, DriftWatch
 from central.jobs import Jobs
 from central.journal import Journal
+from central.live_scores import CHALLENGER, CHAMPION, LiveScores
 from central.record import Record
 from central.telemetry import CentralMetrics
 from central.trainings import Result, results_in, starts_in, trained_until_us
@@ -57,6 +58,7 @@ class Oversight:
         self._work = work
         self._root = root
         self._event_clock = event_clock
+        self._live = LiveScores()
         self._coverage = Coverage()
         self._event_us: int | None = None
         self._champion_version = 0
@@ -97,7 +99,8 @@ class Oversight:
         for training, result in list(results_in(self._work.trainings, fresh=True)):
             self._take_result(result, wall)
             training.take()
-        self._delivery.take_approvals(wall=wall, event_us=now_us)
+        self._live.watch(*self._delivery.compared)
+        self._delivery.tick(self._live.comparison(), wall=wall, event_us=now_us)
         self._notice_champion(restart=True)
         self._metrics.training_running.set(self._jobs.training)
         if now_us is None:
@@ -115,11 +118,24 @@ class Oversight:
     def _watch_scores(self, scores: pa.Table) -> list[DriftSeen]:
         """Show the watch rows of the record's table of scores, a site after the other."""
         rows = scores.cast(_SCORES_US).rename_columns(_SCORE_NAMES)
+        self._compare(rows)
         seen: list[DriftSeen] = []
         for site in pc.unique(rows["site"]).to_pylist():
             own = rows.filter(pc.field("site") == site)
             seen += self._watch.take(site, {name: own[name].to_pylist() for name in SCORE_COLUMNS})
         return seen
+
+    def _compare(self, rows: pa.Table) -> None:
+        """Show the scores of the version on its way and of its predecessor's shadow to who holds them together."""
+        self._live.watch(*self._delivery.compared)
+        if self._live.version is None:
+            return
+        own = (pc.field("role") == CHAMPION) & (pc.field("model_version") == self._live.version)
+        shadow = (pc.field("role") == CHALLENGER) & (pc.field("model_version") == (self._live.predecessor or 0))
+        met = rows.filter((pc.field("rung") == CHAMPION) & (own | shadow))
+        for site in pc.unique(met["site"]).to_pylist():
+            some = met.filter(pc.field("site") == site)
+            self._live.take(site, {name: some[name].to_pylist() for name in SCORE_COLUMNS})
 
     def _tell(self, seen: DriftSeen, wall: datetime) -> None:
         decision = self._decision(seen.at_us)
@@ -151,8 +167,8 @@ class Oversight:
             self._delivery.accept(result.manifest, wall=wall, event_us=event_us)
 
     def _notice_champion(self, *, restart: bool) -> None:
-        """Another champion is rolled out: its age counts from what it was trained on, and drift is looked for anew."""
-        champion = self._delivery.champion
+        """Every site is told another champion: its age counts from what it learned, and drift is looked for anew."""
+        champion = self._delivery.serving
         if champion is None or champion.version == self._champion_version:
             return
         self._champion_version = champion.version

@@ -1,223 +1,203 @@
-"""Which model each site should run: a pure state machine over accepted candidates, approvals, sites and their reports.
+"""Which model each site should run: a pure state machine over candidates, orders of a person, sites, reports and time.
 
-Invariants: the desired champion's version only rises; its predecessor goes on as challenger, in shadow; an artifact is
-on the wire before any `desired` names it, and is cleared once none does; a site gets the current `desired` when it is
-first seen. Manifests go out with the `signatures` they came with; canary stages come between approval and fleet.
+    candidate ─► waiting (rollout.approval: manual) ─► queued ─► canary ─► stage 1 … k ─► fleet, watched ─► passed
+                    └► rejected                          └► superseded   └► stepped back, or stopped, or superseded
+
+Invariants: at most one version is on its way; what a site is told is a function of the state, and of it alone; the
+champion a site is told never sinks unless its manifest names, as `step_back_from`, the newest that the site was ever
+told; an artifact is on the wire before any `desired` names it, and is cleared only when no site is told to run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, assert_never
+from collections.abc import Iterable
+from typing import Final, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from central.rollout_events import (
+    CandidateAccepted,
+    ClearArtifact,
+    Effect,
+    Event,
+    KeysSeen,
+    News,
+    Ordered,
+    OrderRefused,
+    PublishArtifact,
+    PublishDesired,
+    Refresh,
+    Refused,
+    ReportArrived,
+    SetAliases,
+    SiteSeen,
+    Swapped,
+    Tick,
+)
+from central.rollout_state import DROPPED_KEPT, Dropped, RolloutState, Site
+from central.stages import concerns
+from central.steering import on_order
+from central.transitions import Step, begin_next, judged, on_candidate, on_tick
+from shared.clock import HOUR_US
 from shared.manifest import Manifest
-from shared.messages import Desired, Refusal, Reported
+from shared.messages import Desired, Reported
+from shared.params import RolloutParams
+from shared.refusals import Cause
 
-
-@dataclass(frozen=True, slots=True)
-class CandidateAccepted:
-    """A training met the production criteria."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Approved:
-    """A person let a waiting version go."""
-
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSeen:
-    """Something came from a site."""
-
-    site: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReportArrived:
-    """A site told what it runs and what it refused."""
-
-    site: str
-    reported: Reported
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """Say everything again: at the start, at each connect, and before the chunks on the broker expire.
-
-    `registry` says it to the registry as well, which forgets nothing, but may never have been told.
-    """
-
-    registry: bool = True
-
-
-Event: TypeAlias = CandidateAccepted | Approved | SiteSeen | ReportArrived | Refresh
-
-
-@dataclass(frozen=True, slots=True)
-class PublishArtifact:
-    """Retain the chunks of an artifact."""
-
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class PublishDesired:
-    """Retain what a site should run."""
-
-    site: str
-    desired: Desired
-
-
-@dataclass(frozen=True, slots=True)
-class ClearArtifact:
-    """Take an artifact's chunks off the broker."""
-
-    sha256: str
-    chunks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Promoted:
-    """The desired champion changed."""
-
-    version: int
-    predecessor: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class SetAliases:
-    """The registry's aliases should tell who is champion and who challenger."""
-
-    version: int
-    predecessor: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Swapped:
-    """A site runs another champion than before."""
-
-    site: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A site told for the first time that it does not take a model."""
-
-    site: str
-    refusal: Refusal
-
-
-Effect: TypeAlias = PublishArtifact | PublishDesired | ClearArtifact | Promoted | SetAliases | Swapped | Refused
-
-
-class RolloutState(BaseModel):
-    """What survives a restart."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_: Literal[1] = Field(1, alias="schema")
-    champion: Manifest | None = None
-    challenger: Manifest | None = None
-    dropped: Manifest | None = None
-    waiting: list[Manifest] = []
-    sites: dict[str, Reported | None] = {}
+SEEN_EVERY_US: Final = 12 * HOUR_US  # how exactly it is known when a site was seen: the state is a file
 
 
 class Rollout:
     """The door: events in, effects out; `state` is to be kept before the effects are carried out."""
 
-    def __init__(self, state: RolloutState, *, approval: Literal["auto", "manual"]) -> None:
+    def __init__(self, state: RolloutState, params: RolloutParams) -> None:
         self.state = state
-        self._approval = approval
+        self.params = params
+        self._keyed = True
 
-    def handle(self, event: Event) -> list[Effect]:
-        """Apply one event and return what the world should do about it."""
+    def handle(self, event: Event, now_us: int | None = None) -> list[Effect]:
+        """Apply one event at `now_us`, None while event time is not known; returns what the world should do."""
+        before = self.state
+        if isinstance(event, Refresh):
+            return _everything(before, registry=event.registry)
+        if isinstance(event, KeysSeen):
+            self._keyed = event.there
+            after, notes = before, list[Effect]()
+        else:
+            after, notes = self._after(event, now_us)
+        if self._keyed:
+            after, begun = begin_next(after, self.params, now_us)
+            notes = [*notes, *begun]
+        sites = _sites_told_anew(before, after)
+        self.state = after = _remembered(before, after, sites)
+        aliases = _aliases(after) if _aliases(after) != _aliases(before) else []
+        return [*_publications(before, after, sites), *notes, *aliases]
+
+    def _after(self, event: News, now_us: int | None) -> Step:
+        state, params = self.state, self.params
         match event:
             case CandidateAccepted(manifest):
-                return self._on_candidate(manifest)
-            case Approved(version):
-                return self._on_approved(version)
+                return on_candidate(state, manifest, params, now_us)
+            case Ordered():
+                return self._on_order(event, now_us)
             case SiteSeen(site):
-                return self._on_site(site)
+                return self._seen(site, now_us), []
             case ReportArrived(site, reported):
-                return [*self._on_site(site), *self._on_report(site, reported)]
-            case Refresh(registry):
-                told = [*self._artifacts(), *self._desired_for(list(self.state.sites)), *self._cleared()]
-                return [*told, *self._aliases()] if registry else told
+                return self._on_report(self._seen(site, now_us), site, reported, now_us)
+            case Tick(live):
+                return on_tick(state, live, params, now_us)
             case _:
                 assert_never(event)
 
-    def _on_candidate(self, manifest: Manifest) -> list[Effect]:
-        waiting = [known.version for known in self.state.waiting]
-        if manifest.version <= self._version or manifest.version in waiting:
-            return []
-        self.state.waiting.append(manifest)
-        return self._on_approved(manifest.version) if self._approval == "auto" else []
+    def _on_order(self, order: Ordered, now_us: int | None) -> Step:
+        if order.verb == "promote" and not self._keyed:
+            reason = "there is no private key; `central keys new` makes one"
+            return self.state, [OrderRefused(order.verb, order.version, reason)]
+        return on_order(self.state, order, now_us)
 
-    def _on_approved(self, version: int) -> list[Effect]:
-        manifest = next((known for known in self.state.waiting if known.version == version), None)
-        if manifest is None:
-            return []
-        self.state.dropped = self.state.challenger
-        self.state.challenger, self.state.champion = self.state.champion, manifest
-        self.state.waiting = [known for known in self.state.waiting if known.version > version]
-        predecessor = self.state.challenger.version if self.state.challenger else None
-        return [
-            PublishArtifact(manifest.sha256),
-            *self._desired_for(list(self.state.sites)),
-            *self._cleared(),
-            Promoted(version, predecessor),
-            *self._aliases(),
-        ]
+    def _seen(self, site: str, now_us: int | None) -> RolloutState:
+        """A site that appears runs what the fleet runs, unless it is a canary by name."""
+        state, known = self.state, self.state.sites.get(site)
+        if known is None:
+            state = state.but(sites={**state.sites, site: Site(seen_us=now_us)})
+        elif now_us is not None and (known.seen_us is None or now_us - known.seen_us >= SEEN_EVERY_US):
+            state = state.but(sites={**state.sites, site: known.but(seen_us=now_us)})
+        rolling = state.rolling
+        if known is None and rolling is not None and not rolling.fleet and site in self.params.canary:
+            state = state.but(rolling=rolling.but(sites=(*rolling.sites, site)))
+        return state
 
-    def _on_site(self, site: str) -> list[Effect]:
-        if site in self.state.sites:
-            return []
-        self.state.sites[site] = None
-        return self._desired_for([site])
+    def _on_report(self, state: RolloutState, site: str, reported: Reported, now_us: int | None) -> Step:
+        known = state.sites[site]
+        if known.reported == reported:
+            return state, []
+        state = state.but(sites={**state.sites, site: known.but(reported=reported)})
+        notes = _news(site, known.reported, reported, state.wanted().values())
+        back = judged(state, self.params, now_us)
+        return (state, notes) if back is None else (back[0], [*notes, *back[1]])
 
-    def _on_report(self, site: str, reported: Reported) -> list[Effect]:
-        before = self.state.sites[site]
-        self.state.sites[site] = reported
-        effects: list[Effect] = []
-        was = before.champion.version if before is not None and before.champion is not None else 0
-        if reported.champion is not None and reported.champion.version != was:
-            effects.append(Swapped(site, reported.champion.version))
-        known = {(refusal.sha256, refusal.at) for refusal in before.refused} if before is not None else set()
-        effects += [Refused(site, new) for new in reported.refused if (new.sha256, new.at) not in known]
-        return effects
 
-    @property
-    def _version(self) -> int:
-        return self.state.champion.version if self.state.champion is not None else 0
+def desired_of(state: RolloutState, site: str) -> Desired | None:
+    """What a site is told, None for one that was never told anything, and need not be."""
+    champion, challenger = state.told(site)
+    highest = state.sites[site].highest
+    if champion is None:
+        return Desired(champion=None) if highest else None
+    if champion.version < highest:
+        champion = champion.model_copy(update={"step_back_from": highest})
+    return Desired(champion=champion, challenger=challenger)
 
-    def _wanted(self) -> dict[str, Manifest]:
-        return {known.sha256: known for known in (self.state.champion, self.state.challenger) if known is not None}
 
-    def _artifacts(self) -> list[Effect]:
-        return [PublishArtifact(sha256) for sha256 in self._wanted()]
+def _news(site: str, before: Reported | None, now: Reported, wanted: Iterable[Manifest]) -> list[Effect]:
+    """A swap, and refusals that are new; an artifact that came damaged is published again."""
+    effects: list[Effect] = []
+    was = before.champion.version if before is not None and before.champion is not None else 0
+    if now.champion is not None and now.champion.version != was:
+        effects.append(Swapped(site, now.champion.version))
+    known = {(refusal.sha256, refusal.at) for refusal in before.refused} if before is not None else set()
+    fresh = [refusal for refusal in now.refused if (refusal.sha256, refusal.at) not in known]
+    effects += [Refused(site, refusal) for refusal in fresh]
+    damaged = [refusal for refusal in fresh if refusal.reason == Cause.BAD_CHUNK]
+    again = {m.sha256: None for m in wanted if any(concerns(refusal, m) for refusal in damaged)}
+    return [*effects, *map(PublishArtifact, again)]
 
-    def _cleared(self) -> list[Effect]:
-        """Whatever was dropped last: to clear it once more does no harm, and a kill may have come before the first."""
-        dropped = self.state.dropped
-        if dropped is None or dropped.sha256 in self._wanted():
-            return []
-        return [ClearArtifact(dropped.sha256, dropped.chunks)]
 
-    def _aliases(self) -> list[Effect]:
-        if self.state.champion is None:
-            return []
-        return [SetAliases(self._version, self.state.challenger.version if self.state.challenger else None)]
+def _sites_told_anew(before: RolloutState, after: RolloutState) -> list[str]:
+    """Sites that were told something else before, or nothing."""
+    new = [] if after.sites is before.sites else [site for site in after.sites if site not in before.sites]
+    if _shape(after) == _shape(before):
+        return new
+    return [*(site for site in before.sites if after.told(site) != before.told(site)), *new]
 
-    def _desired_for(self, sites: Sequence[str]) -> list[Effect]:
-        if self.state.champion is None:
-            return []
-        desired = Desired(champion=self.state.champion, challenger=self.state.challenger)
-        return [PublishDesired(site, desired) for site in sites]
+
+def _shape(state: RolloutState) -> tuple[object, ...]:
+    """All that `RolloutState.told` goes by."""
+    rolling = state.rolling
+    way = None if rolling is None or rolling.fleet else (rolling.manifest.version, rolling.sites)
+    versions = (m.version if m is not None else None for m in (state.champion, state.challenger))
+    return (*versions, way)
+
+
+def _remembered(before: RolloutState, after: RolloutState, sites: list[str]) -> RolloutState:
+    """The same, with the newest version each of `sites` is now told, and the artifacts that nobody needs any more."""
+    if after is before:
+        return after
+    higher: dict[str, Site] = {}
+    for site in sites:
+        champion, _ = after.told(site)
+        if champion is not None and champion.version > after.sites[site].highest:
+            higher[site] = after.sites[site].but(highest=champion.version)
+    wanted = after.wanted()
+    left = [known for known in before.dropped if known.sha256 not in wanted]
+    left += [Dropped(sha256=m.sha256, chunks=m.chunks) for m in before.wanted().values() if m.sha256 not in wanted]
+    dropped = tuple({known.sha256: known for known in left}.values())[-DROPPED_KEPT:]
+    return after.but(sites={**after.sites, **higher} if higher else after.sites, dropped=dropped)
+
+
+def _publications(before: RolloutState, after: RolloutState, sites: list[str]) -> list[Effect]:
+    wanted, known = after.wanted(), before.wanted()
+    told = [(site, desired_of(after, site)) for site in sites]
+    return [
+        *(PublishArtifact(sha256) for sha256 in wanted if sha256 not in known),
+        *(PublishDesired(site, desired) for site, desired in told if desired is not None),
+        *(ClearArtifact(m.sha256, m.chunks) for m in known.values() if m.sha256 not in wanted),
+    ]
+
+
+def _everything(state: RolloutState, *, registry: bool) -> list[Effect]:
+    """To clear an artifact once more does no harm, and a kill may have come before the first time."""
+    told = [(site, desired_of(state, site)) for site in state.sites]
+    return [
+        *(PublishArtifact(sha256) for sha256 in state.wanted()),
+        *(PublishDesired(site, desired) for site, desired in told if desired is not None),
+        *(ClearArtifact(dropped.sha256, dropped.chunks) for dropped in state.dropped),
+        *(_aliases(state) if registry else []),
+    ]
+
+
+def _aliases(state: RolloutState) -> list[Effect]:
+    """Champion is the fleet's, challenger what is on its way or in the shadow, candidate what waits."""
+    rolling = state.rolling.manifest if state.rolling is not None and not state.rolling.fleet else None
+    second = rolling if rolling is not None else state.challenger
+    waits = state.queued if state.queued is not None else (state.waiting[-1] if state.waiting else None)
+    champion, challenger, candidate = (m.version if m is not None else None for m in (state.champion, second, waits))
+    told = champion is not None or challenger is not None or candidate is not None or bool(state.ended)
+    return [SetAliases(champion, challenger, candidate)] if told else []

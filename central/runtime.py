@@ -14,7 +14,7 @@ from central.asking import RestoreDesk
 from central.delivery import Delivery
 from central.intake import Intake
 from central.oversight import Oversight
-from central.rollout import Event, ReportArrived, SiteSeen
+from central.rollout_events import Event, ReportArrived, SiteSeen
 from shared.clock import wall_now
 from shared.errors import MessageRefused
 from shared.messages import Reported, Status
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 CLIENT_ID: Final = "metercast-central"
 MESSAGES_AT_ONCE: Final = 512
-TICK_S: Final = 1.0  # how often trainings, triggers and approvals are looked at
+TICK_S: Final = 1.0  # how often trainings, triggers, orders and the rollout are looked at
 SITES_AT_MOST: Final = 10_000
 TOLD_AT_MOST: Final = 20_000  # edges' processes that are remembered as told how far their epoch is
 LONGEST_NAME: Final = 64

@@ -45,9 +45,9 @@ class WorkFolder:
         return self.root / "rollout.json"
 
     @property
-    def approvals(self) -> Path:
-        """One empty file for each version a person has approved."""
-        return self.root / "approvals"
+    def orders(self) -> Path:
+        """One file for each thing a person ordered, until `run` has followed it."""
+        return self.root / "orders"
 
     @property
     def journal(self) -> Path:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +15,19 @@ from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
 from central.jobs import Jobs, new_training
 from central.journal import Journal
+from central.keyring import Keyring
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
 from central.telemetry import CentralMetrics
 from central.trainings import Training, trainings_in
 from central.triggers import Triggers
-from central.work import WorkFolder
+from central.work import WorkFolder, replace_text
 from shared.clock import DAY_US, HOUR_US, iso, to_us
 from shared.messages import Uplink
 from shared.mqtt import Connection
-from shared.params import Params
+from shared.params import Params, RolloutParams
+from tests.unit.rollout_desk import Desk
 
 START_US = to_us(datetime.fromisoformat("2013-03-04T00:00:00+00:00"))
 WALL = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
@@ -62,7 +65,14 @@ def oversight(folder: Path) -> tuple[Oversight, DriftWatch]:
     work, metrics = WorkFolder(folder), CentralMetrics()
     connection, journal, jobs = Connection(params.mqtt, client_id="t"), Journal(work.journal), Jobs(params, work)
     delivery = Delivery(
-        Rollout(load_rollout(work), approval="auto"), connection, work, jobs, journal, metrics, root="metercast"
+        Rollout(load_rollout(work), RolloutParams()),
+        connection,
+        work,
+        jobs,
+        journal,
+        metrics,
+        root="metercast",
+        keyring=Keyring.of(params, work),
     )
     watch = DriftWatch(params.drift, step_s=3600)
     triggers = Triggers(params.training)
@@ -170,3 +180,67 @@ def test_errands_run_one_after_the_other(tmp_path: Path) -> None:
     assert jobs._errands == [("models", "neither")]
     assert jobs._errand is not first
     jobs.stop()
+
+
+def duel(day: int, ratio: float) -> Uplink:
+    """A day's scores at the site of a champion 2 and its predecessor 1 in the shadow, errors `ratio` apart."""
+    hours = [(hour, role) for hour in range(24) for role in ("champion", "challenger")]
+    instants = [START_US + day * DAY_US + hour * HOUR_US for hour, _ in hours]
+    errors = [0.1 * ratio if role == "champion" else 0.1 for _, role in hours]
+    size = len(hours)
+    scores: dict[str, list[Any]] = {
+        "meter_id": ["m0"] * size,
+        "valid_us": instants,
+        "lead": [1] * size,
+        "role": [role for _, role in hours],
+        "rung": ["champion"] * size,
+        "model_version": [2 if role == "champion" else 1 for _, role in hours],
+        "y_kw": [1.0] * size,
+        "forecast_kw": [1.0 + error for error in errors],
+        "low_kw": [0.0] * size,
+        "high_kw": [2.0] * size,
+        "naive_kw": [1.0] * size,
+    }
+    readings = {
+        "meter_id": ["m0"],
+        "ts_us": instants[-1:],
+        "value": [1.0],
+        "unit": ["kW"],
+        "received_us": instants[-1:],
+    }
+    return Uplink(
+        site="s0", epoch="e", seq=day + 1, at=iso(instants[-1]), kinds={"readings": readings, "scores": scores}
+    )
+
+
+def on_its_way(folder: Path) -> WorkFolder:
+    """Central's folder while version 2 is with its only site, in place of 1."""
+    desk = Desk(sites=1)
+    desk.settle(1)
+    desk.offer(2)
+    work = WorkFolder(folder)
+    replace_text(work.rollout, desk.state.model_dump_json(by_alias=True))
+    return work
+
+
+def test_a_model_that_forecasts_badly_is_taken_back_by_its_live_scores_whatever_restarts_between(
+    tmp_path: Path,
+) -> None:
+    record = Record(str(tmp_path / "record"))
+    record.create()
+    days = [duel(day, 1.5) for day in range(3)]
+    work = on_its_way(tmp_path / "central")
+    made, _ = oversight(work.root)
+    for day in days[:1]:
+        made.take(Recorded.of([day]), WALL)
+    made.tick(WALL)
+    assert made._delivery.state.rolling is not None, "a day's pairs are too few for a verdict"
+    record.append(days)
+    again, _ = oversight(work.root)
+    again.rebuild(record, WALL)
+    again.tick(WALL)
+    (ended,) = [end for end in load_rollout(work).ended if end.version == 2]
+    assert ended.state == "stepped back"
+    assert ended.reason.startswith("its live error is 1.4")
+    assert load_rollout(work).everywhere == load_rollout(work).champion
+    again._jobs.stop()

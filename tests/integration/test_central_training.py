@@ -18,7 +18,7 @@ from central.explain_command import as_json, tell
 from central.export import OnnxForecaster
 from central.record import Record
 from central.registry import Registry
-from central.rollout import RolloutState
+from central.rollout_state import RolloutState
 from central.runs import LoggedRun, RunRecord
 from central.trainings import FLEET, Result, results_in
 from central.work import WorkFolder, replace_text
@@ -112,6 +112,15 @@ def test_the_registry_holds_the_run_the_version_and_the_alias(trained: tuple[Pat
     assert run.data.params["record_version"] == str(METERS)
     files = [info.path for info in registry._client().list_artifacts(result.run_id, "model")]
     assert files == ["model/manifest.json", "model/model.onnx"]
+
+
+def test_the_registrys_aliases_are_set_and_taken_away(trained: tuple[Path, Result], tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "central")
+    shutil.copytree(trained[0], work.root)
+    assert central(work.root, "models", "aliases", "1", "0", "0").returncode == 0
+    assert Registry("", work.mlflow).aliases(FLEET) == {"champion": 1}
+    assert central(work.root, "models", "aliases", "0", "1", "0").returncode == 0
+    assert Registry("", work.mlflow).aliases(FLEET) == {"challenger": 1}
 
 
 def test_models_lists_what_was_accepted(trained: tuple[Path, Result]) -> None:

@@ -15,6 +15,7 @@ from central.drift import DriftWatch
 from central.intake import Intake
 from central.jobs import Jobs
 from central.journal import Journal
+from central.keyring import Keyring
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
@@ -25,7 +26,7 @@ from central.work import WorkFolder
 from shared.clock import iso, to_us
 from shared.messages import Status, Uplink
 from shared.mqtt import Connection, Incoming
-from shared.params import Params
+from shared.params import Params, RolloutParams
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 STOP = threading.Event()
@@ -40,8 +41,10 @@ class Parts:
         self.record = Record(str(work.record))
         self.record.create()
         connection, jobs, root = Connection(params.mqtt, client_id="t"), Jobs(params, work), params.mqtt.root
-        rollout = Rollout(load_rollout(work), approval="auto")
-        self.delivery = Delivery(rollout, connection, work, jobs, journal, self.metrics, root=root)
+        rollout = Rollout(load_rollout(work), RolloutParams())
+        self.delivery = Delivery(
+            rollout, connection, work, jobs, journal, self.metrics, root=root, keyring=Keyring.of(params, work)
+        )
         watch, triggers = DriftWatch(params.drift, step_s=3600), Triggers(params.training)
         oversight = Oversight(
             watch, triggers, jobs, self.delivery, journal, self.metrics, connection, work, root=root, event_clock=False

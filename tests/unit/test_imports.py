@@ -26,7 +26,10 @@ PURE = [
     "edge/bounds.py", "edge/changes.py", "edge/dialects/native.py", "edge/effects.py", "edge/forecaster.py",
     "edge/forms.py", "edge/history.py", "edge/intake.py", "edge/letters.py", "edge/meters.py", "edge/node.py",
     "edge/rounds.py", "edge/scoring.py", "edge/site.py", "edge/siteclock.py", "edge/uplink.py", "edge/window.py",
-    "central/columns.py", "central/criteria.py", "central/drift.py", "central/rollout.py", "central/triggers.py",
+    "central/columns.py", "central/criteria.py", "central/drift.py", "central/live_scores.py", "central/rollout.py",
+    "central/rollout_events.py", "central/rollout_state.py", "central/stages.py", "central/steering.py",
+    "central/transitions.py",
+    "central/triggers.py",
 ]  # fmt: skip
 CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
 DOORS = {"asyncio", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "urllib"}
