@@ -120,7 +120,8 @@ def desired_of(state: RolloutState, site: str) -> Desired | None:
     champion, challenger = state.told(site)
     highest = state.sites[site].highest
     if champion is None:
-        return Desired(champion=None) if highest else None
+        gone = state.withdrawn
+        return Desired(champion=gone.model_copy(update={"withdrawn": True})) if gone is not None and highest else None
     if champion.version < highest:
         champion = champion.model_copy(update={"step_back_from": highest})
     return Desired(champion=champion, challenger=challenger)
@@ -169,7 +170,15 @@ def _remembered(before: RolloutState, after: RolloutState, sites: list[str]) -> 
     left = [known for known in before.dropped if known.sha256 not in wanted]
     left += [Dropped(sha256=m.sha256, chunks=m.chunks) for m in before.wanted().values() if m.sha256 not in wanted]
     dropped = tuple({known.sha256: known for known in left}.values())[-DROPPED_KEPT:]
-    return after.but(sites={**after.sites, **higher} if higher else after.sites, dropped=dropped)
+    told = {**after.sites, **higher} if higher else after.sites
+    return after.but(sites=told, dropped=dropped, withdrawn=_withdrawn(before, after))
+
+
+def _withdrawn(before: RolloutState, after: RolloutState) -> Manifest | None:
+    """What must be told to be run no more: without a champion, the last one there was."""
+    if after.champion is not None:
+        return None
+    return before.champion if before.champion is not None else after.withdrawn
 
 
 def _publications(before: RolloutState, after: RolloutState, sites: list[str]) -> list[Effect]:

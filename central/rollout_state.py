@@ -90,6 +90,7 @@ class RolloutState(Kept):
     waiting: tuple[Manifest, ...] = Field((), description="accepted, until a person approves")
     queued: Manifest | None = Field(None, description="approved, until the version on its way has got there")
     ended: tuple[Ended, ...] = Field((), description="oldest first")
+    withdrawn: Manifest | None = Field(None, description="the model that was taken back with none to run instead")
     dropped: tuple[Dropped, ...] = ()
     sites: dict[str, Site] = {}
     paused: bool = False

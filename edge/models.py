@@ -38,8 +38,8 @@ ROLES: Final = (CHAMPION, CHALLENGER)
 LoadModel = Callable[[bytes, Manifest], Predictor]
 # What manifests of one model may differ in: for whom, how long, why and in what pieces; never what it is and computes.
 _PASSING: Final = {
-    "created", "expires", "sites", "reason", "predecessor", "step_back_from", "min_edge_version", "compressed_size",
-    "chunks", "chunk_sha256", "signatures",
+    "created", "expires", "sites", "reason", "predecessor", "step_back_from", "withdrawn", "min_edge_version",
+    "compressed_size", "chunks", "chunk_sha256", "signatures",
 }  # fmt: skip
 
 
@@ -177,11 +177,11 @@ class Models:
         """Begin what it takes to run the desired models; returns what to do."""
         effects: list[Effect] = []
         for role, manifest in zip(ROLES, (desired.champion, desired.challenger), strict=True):
-            if manifest is None:
-                self._wanted.pop(role, None)
-                self._running.pop(role, None)
-            else:
+            if manifest is not None:
                 effects += self._want(role, manifest, now, clock_suspect=clock_suspect)
+        if desired.challenger is None:
+            self._wanted.pop(CHALLENGER, None)
+            self._running.pop(CHALLENGER, None)
         effects += self._forget_unwanted()
         self.is_unwritten = True
         return [*effects, *self._prove_next(), self._keep(), self.report()]
@@ -194,6 +194,9 @@ class Models:
             self.refused.note(manifest, reason, _text(now))
             return []
         self._wanted.pop(role, None)
+        if manifest.withdrawn:
+            self._withdraw(role, manifest, now)
+            return []
         self._wanted[role] = manifest
         for serving in (self._running.get(role), *self._running.values()):
             if serving is not None and _is_same_model(serving.manifest, manifest):
@@ -218,6 +221,14 @@ class Models:
             self._running[role] = replace(serving, model=known)
         else:
             self._install(role, known, now)
+
+    def _withdraw(self, role: str, manifest: Manifest, now: datetime) -> None:
+        """Run it no more, and never again: whoever says so had to sign it."""
+        serving = self._running.get(role)
+        if serving is not None and serving.manifest.sha256 == manifest.sha256:
+            del self._running[role]
+        detail = f"version {manifest.version} was withdrawn by central"
+        self.refused.fail(manifest, ModelRefused(Cause.WITHDRAWN, detail), _text(now))
 
     def _fetch(self, manifest: Manifest) -> list[Effect]:
         sha256 = manifest.sha256

@@ -49,7 +49,7 @@ class Refused:
         """Raise ModelRefused where it is known that this model will not do."""
         failed = self._failed.get(manifest.sha256)
         if failed is not None:
-            raise ModelRefused(Cause.FAILED_RUNNING, failed.detail)
+            raise ModelRefused(Cause(failed.reason), failed.detail)
         known = self._in_vain.get(claim_of(manifest))
         if known is not None:
             raise known

@@ -78,6 +78,7 @@ class Manifest(BaseModel):
     step_back_from: int | None = Field(
         None, description="the newest version that this older one is to take the place of; else versions only rise"
     )
+    withdrawn: bool = Field(False, description="not to be run any more, though there is none to step back to")
     reason: str
     run_id: str
     record_version: int

@@ -164,7 +164,7 @@ class Acked(Message):
 
 
 class Desired(Message):
-    """The models an edge should run."""
+    """The models an edge should run. Without a champion nothing is said of that: what runs goes on."""
 
     champion: Manifest | None
     challenger: Manifest | None = None

@@ -44,3 +44,4 @@ class Cause(StrEnum):
     CRASHED = "crashed"  # the process that tried it out ended
     # after it was swapped in
     FAILED_RUNNING = "failed_running"
+    WITHDRAWN = "withdrawn"  # central took it back, and has none to run instead

@@ -86,7 +86,7 @@ class Wire:
 
     def named(self) -> set[str]:
         told = [manifest for d in self.desired.values() for manifest in (d.champion, d.challenger)]
-        return {manifest.sha256 for manifest in told if manifest is not None}
+        return {manifest.sha256 for manifest in told if manifest is not None and not manifest.withdrawn}
 
 
 class Desk:

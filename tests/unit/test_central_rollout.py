@@ -249,7 +249,10 @@ def test_a_first_model_worse_than_seasonal_naive_is_taken_away() -> None:
     desk.offer(1)
     desk.live = Comparison(version=1, ratio=1.5, pairs=60, meters=1, against="naive")
     effects = desk.wait(1)
-    assert PublishDesired("s0", Desired(champion=None)) in effects
+    (told,) = of_kind(PublishDesired, effects)
+    assert told.desired.champion is not None
+    assert (told.desired.champion.version, told.desired.champion.withdrawn) == (1, True)
+    assert of_kind(PublishDesired, desk.tell(Refresh())) == [told]
     assert SteppedBack(1, None, "its live error is 1.50 of seasonal naive's over 60 scores") in effects
     assert effects[-1] == SetAliases(None, None, None)
     assert Promoted(2, None) in desk.offer(2)

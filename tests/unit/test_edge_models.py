@@ -356,6 +356,21 @@ def test_a_signed_step_back_runs_at_once_and_can_not_be_replayed_nor_what_it_is_
     assert _next_forecast(desk)["model"]["version"] == 3
 
 
+def test_a_champion_that_is_not_named_goes_on_and_one_that_is_withdrawn_never_comes_back(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest(version=1)
+    _install(desk, manifest, chunks)
+    _want(desk, None)
+    assert _next_forecast(desk)["model"]["version"] == 1
+    _want(desk, small_manifest(version=1, withdrawn=True)[0])
+    assert _reported(desk)["refused"][-1]["reason"] == "withdrawn"
+    for _ in range(2):
+        assert _next_forecast(desk)["rung"] == "profile_mean"
+        _install(desk, manifest, chunks)
+        desk.restart()
+    _install(desk, *small_manifest(version=2, seed=2))
+    assert _next_forecast(desk)["model"]["version"] == 2
+
+
 def test_a_manifest_signed_anew_is_taken_over_without_another_proof_or_swap(desk: EdgeAtDesk) -> None:
     _install(desk, *small_manifest(version=1))
     desk.proves = False
