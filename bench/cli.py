@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import closing, forecasting, ingest, memory, record, restart
+from bench import closing, forecasting, ingest, memory, record, restart, rollout_to_sites, swapping
 from bench.figures import Figure, table, write
 from bench.stage import BenchFailed, say
 from demo.processes import DemoFailed
@@ -36,6 +36,8 @@ BENCHES: Final = {
     "forecasting": Bench(
         forecasting.run, ("forecasts_per_core", "onnx_share"), ("meters", "weeks", "rounds", "trees", "peers")
     ),
+    "swap": Bench(swapping.run, ("swap_pause_p99_ms",), ("meters", "weeks", "swaps", "trees")),
+    "rollout": Bench(rollout_to_sites.run, ("model_to_50_sites_s",), ("sites", "trees")),
     "record": Bench(record.run, ("record_readings_per_s",), ("readings", "runs")),
 }
 
@@ -89,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "runs": "repetitions, of which the median is told",
         "closings": "hours that close",
         "rounds": "forecast rounds",
+        "swaps": "models swapped in one after the other",
+        "sites": "sites that get a model",
         "trees": "trees per quantile of the model",
     }
     for size, text in sizes.items():

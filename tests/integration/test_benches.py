@@ -19,6 +19,8 @@ TOY = {
     "restart": ["--meters", "5", "--weeks", "1", "--runs", "1", "--trees", "10"],
     "close": ["--meters", "5", "--weeks", "1", "--closings", "2", "--trees", "10"],
     "forecasting": ["--meters", "5", "--weeks", "4", "--rounds", "2", "--trees", "10", "--peers", "mlforecast"],
+    "swap": ["--meters", "5", "--weeks", "1", "--swaps", "2", "--trees", "10"],
+    "rollout": ["--sites", "2", "--trees", "10"],
     "record": ["--readings", "2000", "--runs", "1"],
 }
 

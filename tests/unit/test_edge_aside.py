@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.aside import Ended, ask
+from tests.children import children, descriptors
 
 
 def _ask(program: str, request: bytes = b"", seconds: float = 20, most_bytes: int = 100) -> Ended:
@@ -15,21 +16,11 @@ def _ask(program: str, request: bytes = b"", seconds: float = 20, most_bytes: in
     return ask(command, [request], environment={}, seconds=seconds, most_bytes=most_bytes)
 
 
-def _children() -> set[str]:
-    """Of this process, zombies among them."""
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
-
-
-def _descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> object:
-    descriptors, children = _descriptors(), _children()
+    before = descriptors(), children()
     yield
-    assert _descriptors() == descriptors
-    assert _children() == children
+    assert (descriptors(), children()) == before
 
 
 def test_what_is_asked_is_answered() -> None:

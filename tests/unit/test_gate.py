@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from shared.errors import ModelRefused
 from shared.manifest import Manifest
 from shared.refusals import Cause
 from tests.bad_models import HAZARDS, failing_model
+from tests.children import children, descriptors
 from tests.small_model import SAID_QUANTILES, manifest_of, small_model
 
 WANTED = Wanted(3600, 48, SAID_QUANTILES)
@@ -29,22 +28,6 @@ READ = sorted(set(HAZARDS) - set(RUN))
 def manifest(name: str) -> Manifest:
     hazard = HAZARDS[name]()
     return manifest_of(hazard.artifact, hazard.golden)
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def children() -> list[str]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        except OSError:
-            continue
-        if int(lines["PPid"]) == os.getpid():
-            found.append(lines["Name"].strip())
-    return found
 
 
 def test_a_good_model_passes_and_its_costs_are_told() -> None:
