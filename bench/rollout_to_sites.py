@@ -21,10 +21,11 @@ from bench.figures import Figure
 from bench.stage import BenchFailed, Broker, cpu_s, launch, python, say, settings, wait_for
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
 from demo.processes import Child
-from shared.manifest import pack
+from shared.manifest import Manifest, Packed, pack
 from shared.messages import Desired
+from shared.signing import signed
 from shared.topics import SiteTopics, artifact_chunk, site_of
-from tests.small_model import in_a_month, manifest_of, small_model
+from tests.small_model import KEY, in_a_month, manifest_of, small_model
 
 PATIENCE_S: Final = 180.0
 STARTED_AT_ONCE: Final = 5
@@ -33,7 +34,7 @@ STARTED_AT_ONCE: Final = 5
 def run(*, sites: int = 50, trees: int = 740) -> list[Figure]:
     """Bring one model to `sites` sites."""
     say(f"rollout: training a model of {trees} trees a quantile")
-    artifact, _ = small_model(trees=trees)
+    artifact, golden = small_model(trees=trees)
     names = [f"site-{number}" for number in range(sites)]
     with (
         tempfile.TemporaryDirectory(prefix="metercast-bench-") as name,
@@ -43,15 +44,16 @@ def run(*, sites: int = 50, trees: int = 740) -> list[Figure]:
     ):
         wire.subscribe(f"{ROOT_TOPIC}/+/models/reported")
         before_s = sum(cpu_s(edge.process.pid) for edge in edges)
+        packed, template = pack(artifact), manifest_of(artifact, golden, expires=in_a_month())
         began_s = time.monotonic()
-        _publish(wire, names, trees)
+        _publish(wire, names, packed, template)
         published_s = time.monotonic() - began_s
         served_s = sorted(at_s - began_s for at_s in _served(wire, names).values())
         used_s = sum(cpu_s(edge.process.pid) for edge in edges) - before_s
     conditions = {
         "sites": sites,
         "bytes": len(artifact),
-        "compressed_bytes": sum(map(len, pack(artifact).chunks)),
+        "compressed_bytes": template.compressed_size,
         "published_s": round(published_s, 2),
         "first_s": round(served_s[0], 2),
         "median_s": round(statistics.median(served_s), 2),
@@ -77,14 +79,12 @@ def _edges(names: list[str], broker: Broker, folder: Path) -> Iterator[list[Chil
         yield edges
 
 
-def _publish(wire: Wire, names: list[str], trees: int) -> None:
-    artifact, golden = small_model(trees=trees)
-    packed = pack(artifact)
+def _publish(wire: Wire, names: list[str], packed: Packed, template: Manifest) -> None:
     for number, chunk in enumerate(packed.chunks):
         topic = artifact_chunk(ROOT_TOPIC, packed.sha256, number)
         wire.send(publish_packet(topic, chunk, mid=number + 1, retain=True))
     for number, name in enumerate(names):
-        manifest = manifest_of(artifact, golden, expires=in_a_month(), sites=[name])
+        manifest = signed(template.model_copy(update={"sites": [name]}), [KEY])
         topic = SiteTopics(ROOT_TOPIC, name).desired
         wire.send(publish_packet(topic, Desired(champion=manifest).encode(), mid=number + 1, retain=True))
 

@@ -10,6 +10,7 @@ any input, NaN included.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from itertools import compress
 from typing import Any, Final
@@ -40,6 +41,7 @@ RELATIVE: Final[float] = Golden.model_fields["relative"].default
 # onnxruntime takes 128 rows through a tree after the other: few trees stay in the fastest cache, and in the memory of
 # the processor's branch predictor, while the rows pass (docs/benchmarks.md).
 TREES_PER_NODE: Final = 10
+NODES_AT_MOST: Final = 40  # for each quantile, so that a gate need not let graphs of any size in
 
 _BLOCK: Final = 24_576  # rows to a run: 512 windows of 48 leads
 
@@ -193,20 +195,20 @@ def _ensemble(booster: Booster, features: int) -> dict[str, Any]:
 
 
 def _summed(booster: Booster, name: str, model: TrainedModel) -> list[onnx.NodeProto]:
-    """Return the nodes that give a booster's output [N, 1] as `name`, TREES_PER_NODE trees to each but the Sum."""
+    """Return the nodes that give a booster's output [N, 1] as `name`: some trees to each, then their Sum."""
     ensemble = _ensemble(booster, len(model.features))
     trees = 1 + max(ensemble["nodes_treeids"])
-    firsts = range(0, trees, TREES_PER_NODE)
+    each = max(TREES_PER_NODE, math.ceil(trees / NODES_AT_MOST))
+    firsts = range(0, trees, each)
     parts = [f"{name}_{first}" for first in firsts]
-    nodes = [_part(ensemble, first, part) for first, part in zip(firsts, parts, strict=True)]
+    nodes = [_part(ensemble, first, each, part) for first, part in zip(firsts, parts, strict=True)]
     return [*nodes, helper.make_node("Sum", parts, [name])]
 
 
-def _part(ensemble: dict[str, Any], first: int, name: str) -> onnx.NodeProto:
-    """Return the node of an ensemble's trees `first` … `first` + TREES_PER_NODE − 1."""
+def _part(ensemble: dict[str, Any], first: int, count: int, name: str) -> onnx.NodeProto:
+    """Return the node of `count` of an ensemble's trees, from `first` on."""
     own = {
-        kind: [first <= tree < first + TREES_PER_NODE for tree in ensemble[f"{kind}_treeids"]]
-        for kind in ("nodes", "target")
+        kind: [first <= tree < first + count for tree in ensemble[f"{kind}_treeids"]] for kind in ("nodes", "target")
     }
     attributes: dict[str, Any] = {
         key: list(compress(values, own[key.partition("_")[0]]))
