@@ -2,7 +2,7 @@
 
 A choice and the recipe are compared seed by seed, so what both owe to the seed's drawing of rows falls out. Noise is
 estimated from all choices of a column together (the spread of three seeds says little); the last row tells what a
-change must exceed.
+change must exceed. The recipe's own chance is in every row of a column: all may be a little too high together.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def table(results: Results, choices: Sequence[str], sets: Sequence[str], seeds: 
         title = name if len(found) == len(seeds) else f"{name} ({len(found)} of {len(seeds)} seeds)"
         cells = [_cell(found[:, i], noise[i]) for i in range(found.shape[1])]
         lines.append(_row(title, cells, _complete(results, name, sets, seeds)))
-    bounds = [f"{mase:.2f} / {wql:.2f}" for mase, wql in noise * _ERRORS / np.sqrt(len(seeds))]
-    lines.append(f"| a change must exceed | {' | '.join(bounds)} | | |")
+    if np.isfinite(noise).all():
+        bounds = [f"{mase:.2f} / {wql:.2f}" for mase, wql in noise * _ERRORS / np.sqrt(len(seeds))]
+        lines.append(f"| a change must exceed | {' | '.join(bounds)} | | |")
     return "\n".join(lines)
 
 
@@ -61,13 +62,19 @@ def changes(results: Results, choice: str, sets: Sequence[str], seeds: Sequence[
 
 
 def noise_of(changed: Sequence[Floats]) -> Floats:
-    """Return the standard deviation [columns, 2] between seeds, pooled over choices; NaN where none has two seeds."""
-    several = [found for found in changed if len(found) > 1]
-    if not several:
+    """Return the standard deviation [columns, 2] of a change between seeds, from all choices with the most seeds.
+
+    The residual of choices × seeds after the mean of each: what a seed does to all choices alike is in the recipe's
+    run too. √2, as a change is of two runs. NaN for under two choices or seeds.
+    """
+    most = max((len(found) for found in changed), default=0)
+    block = np.array([found for found in changed if len(found) == most])  # [choices, seeds, columns, 2]
+    freedom = (len(block) - 1) * (most - 1)
+    if freedom < 1:
         return np.full(changed[0].shape[1:] if changed else (0, 2), np.nan)
-    squares = sum(((found - found.mean(axis=0)) ** 2).sum(axis=0) for found in several)
-    pooled: Floats = np.sqrt(squares / sum(len(found) - 1 for found in several))
-    return pooled
+    rest = block - block.mean(axis=0) - block.mean(axis=1, keepdims=True) + block.mean(axis=(0, 1))
+    own: Floats = np.sqrt(2.0 * (rest**2).sum(axis=(0, 1)) / freedom)
+    return own
 
 
 def beyond_noise(found: Floats, noise: Floats) -> NDArray[np.bool_]:
@@ -80,7 +87,7 @@ def beyond_noise(found: Floats, noise: Floats) -> NDArray[np.bool_]:
 def _cell(found: Floats, noise: Floats) -> str:
     spread = found.std(axis=0, ddof=1) if len(found) > 1 else np.full(2, np.nan)
     texts = [
-        f"{mean:+.1f}" + ("" if np.isnan(apart) else f" ± {apart:.1f}")
+        f"{round(mean, 1) + 0.0:+.1f}" + ("" if np.isnan(apart) else f" ± {apart:.1f}")
         for mean, apart in zip(found.mean(axis=0), spread, strict=True)
     ]
     marked = beyond_noise(found, noise)

@@ -139,10 +139,11 @@ def test_a_seed_that_is_not_measured_on_all_sets_is_left_out() -> None:
     assert len(changes(results, "y", "ab", [1, 2])) == 0
 
 
-def test_noise_is_pooled_over_choices() -> None:
-    three, two = np.array([[[0.0]], [[1.0]], [[2.0]]]), np.array([[[5.0]], [[9.0]]])
-    assert noise_of([three, two, two[:1]])[0, 0] == pytest.approx(np.sqrt((2 + 8) / 3))
-    assert np.isnan(noise_of([two[:1]])).all()
+def test_noise_is_the_rest_after_the_means_of_choices_and_of_seeds() -> None:
+    one, same, other = (np.array(values)[:, None, None] for values in ([0.0, 4.0], [5.0, 9.0], [5.0, 11.0]))
+    assert noise_of([one, same])[0, 0] == pytest.approx(0)
+    assert noise_of([one, other, one[:1]])[0, 0] == pytest.approx(np.sqrt(2 * 4 * 0.5**2))
+    assert np.isnan(noise_of([one])).all()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_the_table_holds_means_spreads_what_counts_and_what_a_change_must_exceed
     assert lines[3].startswith("| worse | **+20.0 ± 0.0** / +0.0 ± 0.0 | +0.0 ± 0.0 /")
     assert lines[4].startswith("| noise | +0.0 ± 1.4 /")
     assert lines[5].startswith("| half (1 of 2 seeds) | +0.0 / +0.0 |")
-    assert lines[6].startswith("| a change must exceed | 2.12 / 0.00 | 0.00 / 0.00 |")
+    assert lines[6].startswith("| a change must exceed | 3.00 / 0.00 | 0.00 / 0.00 |")
     assert len(lines) == 7
 
 
