@@ -62,18 +62,18 @@ def changes(results: Results, choice: str, sets: Sequence[str], seeds: Sequence[
 
 
 def noise_of(changed: Sequence[Floats]) -> Floats:
-    """Return the standard deviation [columns, 2] of a change between seeds, from all choices with the most seeds.
+    """Return the standard deviation [columns, 2] of a change between seeds, pooled over choices with as many seeds.
 
     The residual of choices × seeds after the mean of each: what a seed does to all choices alike is in the recipe's
     run too. √2, as a change is of two runs. NaN for under two choices or seeds.
     """
-    most = max((len(found) for found in changed), default=0)
-    block = np.array([found for found in changed if len(found) == most])  # [choices, seeds, columns, 2]
-    freedom = (len(block) - 1) * (most - 1)
-    if freedom < 1:
-        return np.full(changed[0].shape[1:] if changed else (0, 2), np.nan)
-    rest = block - block.mean(axis=0) - block.mean(axis=1, keepdims=True) + block.mean(axis=(0, 1))
-    own: Floats = np.sqrt(2.0 * (rest**2).sum(axis=(0, 1)) / freedom)
+    squares, freedom = np.zeros(changed[0].shape[1:] if changed else (0, 2)), 0
+    for seeds in {len(found) for found in changed}:
+        block = np.array([found for found in changed if len(found) == seeds])  # [choices, seeds, columns, 2]
+        rest = block - block.mean(axis=0) - block.mean(axis=1, keepdims=True) + block.mean(axis=(0, 1))
+        squares += (rest**2).sum(axis=(0, 1))
+        freedom += (len(block) - 1) * (seeds - 1)
+    own: Floats = np.sqrt(2.0 * squares / freedom) if freedom else np.full_like(squares, np.nan)
     return own
 
 

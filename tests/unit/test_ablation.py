@@ -143,6 +143,9 @@ def test_noise_is_the_rest_after_the_means_of_choices_and_of_seeds() -> None:
     one, same, other = (np.array(values)[:, None, None] for values in ([0.0, 4.0], [5.0, 9.0], [5.0, 11.0]))
     assert noise_of([one, same])[0, 0] == pytest.approx(0)
     assert noise_of([one, other, one[:1]])[0, 0] == pytest.approx(np.sqrt(2 * 4 * 0.5**2))
+    three = [np.array(values)[:, None, None] for values in ([0.0, 0.0, 0.0], [0.0, 0.0, 3.0])]
+    assert noise_of(three)[0, 0] == pytest.approx(np.sqrt(2 * 3 / 2))
+    assert noise_of([one, other, *three])[0, 0] == pytest.approx(np.sqrt(2 * (1 + 3) / 3))
     assert np.isnan(noise_of([one])).all()
 
 
