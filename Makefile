@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS_VENV := .venv-bench
 # PYTHON=/path/to/python3 chooses the interpreter; KEEP=1 leaves the demo up; PYTEST_ARGS goes to pytest, BENCH_ARGS to
-# the benches, as do DATA, SETS and PEERS for bench-accuracy; MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
+# the benches, as do DATA and SETS for bench-accuracy and bench-ablation, PEERS for the first; MINUTES and SEED say how long `make soak` goes on and which seed it begins with.
 export PYTHON KEEP
 
-.PHONY: help install mosquitto peers demo test soak bench bench-accuracy check format lock clean
+.PHONY: help install mosquitto peers demo test soak bench bench-accuracy bench-ablation check format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: install mosquitto peers ## measure beside limits and peers (ONLY=ingest_c
 
 bench-accuracy: install peers ## forecasts beside other forecasters' on the development sets (DATA=folder, SETS=…, PEERS=…)
 	@$(BIN)/python -m bench.accuracy $(if $(DATA),--data "$(DATA)") $(if $(SETS),--sets "$(SETS)") $(if $(PEERS),--peers "$(PEERS)") $(BENCH_ARGS)
+
+bench-ablation: install ## what each choice of the recipe buys (DATA=folder, SETS=…); an hour; a run that is cut goes on
+	@$(BIN)/python -m bench.ablation $(if $(DATA),--data "$(DATA)") $(if $(SETS),--sets "$(SETS)") $(BENCH_ARGS)
 
 # What metercast is measured against has an environment of its own. Without it the benches say so and go on.
 peers:

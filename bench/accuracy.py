@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     groups: list[Group] = []
     for name in options.sets:
-        reason = _missing(options.data, SETS[name])
+        reason = missing_reason(options.data, SETS[name])
         if reason:
             say(f"{name} is left out: {reason}")
             continue
@@ -165,7 +165,7 @@ def _present(peers: Sequence[str]) -> Sequence[str]:
     return peers
 
 
-def _missing(data: Path | None, chosen: DevelopmentSet) -> str:
+def missing_reason(data: Path | None, chosen: DevelopmentSet) -> str:
     """Return why a set cannot be measured, if so."""
     if data is None:
         return f"no DATA folder was named, and it needs {chosen.file} from there"
@@ -214,10 +214,10 @@ def _write(rows: Sequence[Row], groups: Sequence[Group], folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.accuracy", description="Ours beside peers on the development sets.")
     parser.add_argument("--data", type=Path, help="folder of the development sets' Parquet files")
-    parser.add_argument("--sets", type=_list_of(SETS), default=list(SETS), metavar="LIST", help=f"of: {','.join(SETS)}")
+    parser.add_argument("--sets", type=list_of(SETS), default=list(SETS), metavar="LIST", help=f"of: {','.join(SETS)}")
     parser.add_argument(
         "--peers",
-        type=_list_of(_TITLES),
+        type=list_of(_TITLES),
         default=list(_TITLES),
         metavar="LIST",
         help=f"of: {','.join(_TITLES)}, or none",
@@ -226,7 +226,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list_of(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+def list_of(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    """Return what makes a list of names of `known` out of `a,b` (`none`: an empty one), as argparse takes it."""
+
     def names(text: str) -> list[str]:
         given = [] if text == "none" else [part.strip() for part in text.split(",") if part.strip()]
         wrong = [name for name in given if name not in known]
