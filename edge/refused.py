@@ -66,13 +66,14 @@ class Refused:
         _keep(self._causes, claim, refused.cause)
         if in_vain:
             _keep(self._in_vain, claim, refused)
-        _keep(self._told, manifest.sha256, _refusal(manifest, refused, at))
+        said = self._failed.get(manifest.sha256) or _refusal(manifest, refused, at)
+        _keep(self._told, manifest.sha256, said)  # that it failed says more than that it is old
         return True
 
     def fail(self, manifest: Manifest, refused: ModelRefused, at: str) -> None:
         """Remember that a model failed running."""
-        self.note(manifest, refused, at)
         _keep(self._failed, manifest.sha256, _refusal(manifest, refused, at))
+        self.note(manifest, refused, at)
 
     def lift(self, manifest: Manifest) -> None:
         """It serves now: what was said against it before is no longer so."""
