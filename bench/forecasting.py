@@ -31,7 +31,7 @@ from edge.bootstrap import build_node, wanted_of
 from edge.effects import ChunkArrived, DesiredArrived, Prove, Publish, ReadingsArrived, Tick
 from edge.inference import Predictor, load
 from edge.node import Node
-from edge.prover import answer
+from edge.prover import answer_to
 from edge.store import Store
 from shared.clock import HOUR_US, iso, to_us, wall_now
 from shared.messages import Desired
@@ -97,7 +97,7 @@ def _install(node: Node, trees: int) -> None:
     for number, chunk in enumerate(chunks):
         asked = [e for e in node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us) if isinstance(e, Prove)]
     for one in asked:
-        node.handle(answer(partial(load, wanted=wanted_of(node.params)), one), wall_us)
+        node.handle(answer_to(one, partial(load, wanted=wanted_of(node.params))), wall_us)
     if node.models.champion is None:
         raise BenchFailed("forecasting: the edge refused the bench's model")
 

@@ -20,7 +20,7 @@ from edge.kept import Kept
 from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
-from edge.prover import ProveModel
+from edge.prover import TryOut
 from edge.rounds import METERS_AT_ONCE
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
@@ -53,7 +53,7 @@ class Edge:
     node: Node
     store: Store
     artifacts: ArtifactFolder
-    prove: ProveModel
+    try_out: TryOut
     connection: Connection
     instance: str
     started_at: str
@@ -86,7 +86,7 @@ def here_of(params: Params) -> Here:
     )
 
 
-def prove_of(params: Params) -> ProveModel:
+def try_out_of(params: Params) -> TryOut:
     """How a model is tried out: in a process of its own, then loaded."""
     wanted, seconds = wanted_of(params), params.edge.model_seconds
     budget = Budget(METERS_AT_ONCE * params.horizon_steps, seconds, params.edge.model_memory_bytes)
@@ -184,4 +184,4 @@ def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )
-    return Edge(params, node, store, artifacts, prove_of(params), connection, instance, started_at)
+    return Edge(params, node, store, artifacts, try_out_of(params), connection, instance, started_at)

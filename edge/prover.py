@@ -1,11 +1,16 @@
-"""Models are tried out in a thread of their own, so that no reading and no forecast waits for it."""
+"""Models are tried out in a thread of their own, one after the other, so that no forecast waits for a proof.
+
+Invariants: every question gets one answer, whatever trying out does; the thread begins with the first question and
+never keeps the process from ending.
+"""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from edge.effects import ModelFailed, ModelProven, Prove
 from edge.inference import Predictor
@@ -15,41 +20,54 @@ from shared.refusals import Cause
 
 log = logging.getLogger(__name__)
 
+TryOut = Callable[[bytes, Manifest], Predictor]
 Answer = ModelProven | ModelFailed
-ProveModel = Callable[[bytes, Manifest], Predictor]
+STOP_S: Final = 2.0  # a proof under way at the end may take longer: nobody waits for it
 
 
-def answer(prove: ProveModel, asked: Prove) -> Answer:
-    """Try a model out and say what came of it; raises nothing."""
+def answer_to(question: Prove, try_out: TryOut) -> Answer:
+    """Try the model out here and now; whatever goes wrong is the model's failure."""
     try:
-        return ModelProven(asked.manifest, prove(asked.artifact, asked.manifest))
+        return ModelProven(question.manifest, try_out(question.artifact, question.manifest))
     except ModelRefused as refused:
-        return ModelFailed(asked.manifest, refused)
+        return ModelFailed(question.manifest, refused)
     except Exception as error:
-        log.exception("a model could not be tried out")
-        return ModelFailed(asked.manifest, ModelRefused(Cause.CRASHED, f"it could not be tried out: {error!r}"[:200]))
+        log.exception("a proof ended in an error of ours")
+        text = f"it could not be tried out: {type(error).__name__}: {error}"
+        return ModelFailed(question.manifest, ModelRefused(Cause.CRASHED, text))
 
 
 class Prover:
-    """Answers what it is asked, one after the other."""
+    """The thread and its two queues."""
 
-    def __init__(self, prove: ProveModel) -> None:
-        self._prove = prove
-        self._asked: queue.SimpleQueue[Prove] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    def __init__(self, try_out: TryOut) -> None:
+        self._try_out = try_out
+        self._questions: SimpleQueue[Prove | None] = SimpleQueue()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def ask(self, asked: Prove) -> None:
-        """Begin to try a model out; its process ends with ours."""
+    def ask(self, question: Prove) -> None:
+        """Have a model tried out; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="prover", daemon=True)
             self._thread.start()
-        self._asked.put(asked)
+        self._questions.put(question)
 
     def answers(self) -> list[Answer]:
-        """What has come of what was asked, since the last call."""
-        return [self._answers.get_nowait() for _ in range(self._answers.qsize())]
+        """What was found out since the last call."""
+        found: list[Answer] = []
+        while True:
+            try:
+                found.append(self._answers.get_nowait())
+            except Empty:
+                return found
+
+    def stop(self) -> None:
+        """End the thread after the proof in hand, or leave it behind when that takes longer than STOP_S."""
+        if self._thread is not None:
+            self._questions.put(None)
+            self._thread.join(STOP_S)
 
     def _work(self) -> None:
-        while True:
-            self._answers.put(answer(self._prove, self._asked.get()))
+        while (question := self._questions.get()) is not None:
+            self._answers.put(answer_to(question, self._try_out))

@@ -75,7 +75,7 @@ class Runtime:
         self._edge = edge
         self._node = edge.node
         self._connection = edge.connection
-        self._prover = Prover(edge.prove)
+        self._prover = Prover(edge.try_out)
         self._stop = threading.Event()
         self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
         self._status_due_s = 0.0
@@ -103,6 +103,7 @@ class Runtime:
             self._connection.start()
             self._serve()
         finally:
+            self._prover.stop()
             self._connection.stop()
             self._edge.store.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from edge.effects import (
 from edge.inference import load
 from edge.meters import NO_INSTANT
 from edge.node import Node
-from edge.prover import answer
+from edge.prover import answer_to
 from edge.siteclock import MINUTE_US
 from edge.store import Store
 from shared import params_file
@@ -114,10 +115,8 @@ class EdgeAtDesk:
 
     def prove(self, wall_us: int = START_US) -> None:
         """Answer what was asked first, without a process for it: whether that holds is for test_gate.py."""
-        wanted = wanted_of(self.params)
-        self.tell_at_once(
-            answer(lambda artifact, manifest: load(artifact, manifest, wanted), self.asked.pop(0)), wall_us
-        )
+        answer = answer_to(self.asked.pop(0), partial(load, wanted=wanted_of(self.params)))
+        self.tell_at_once(answer, wall_us)
 
     def tell_at_once_and_believe(self, wall_us: int) -> None:
         """The wall clock is set to `wall_us`, and a meter agrees."""
