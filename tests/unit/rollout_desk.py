@@ -159,8 +159,9 @@ class Desk:
         self.machine = Rollout(RolloutState.model_validate_json(kept), self.params)
 
     def serving(self) -> dict[str, int | None]:
-        """The champion each site is told."""
-        return {site: d.champion.version if d.champion else None for site, d in self.wire.desired.items()}
+        """The champion each site is told to run."""
+        told = {site: desired.champion for site, desired in self.wire.desired.items()}
+        return {site: m.version if m is not None and not m.withdrawn else None for site, m in told.items()}
 
     def told(self, version: int) -> set[str]:
         return {site for site, told in self.serving().items() if told == version}

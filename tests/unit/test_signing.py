@@ -64,6 +64,7 @@ OTHERWISE: dict[str, Any] = {
     "sites": ["elsewhere"],
     "predecessor": 2,
     "step_back_from": 9,
+    "withdrawn": True,
     "reason": "command",
     "run_id": "walk",
     "record_version": 8,
