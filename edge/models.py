@@ -93,6 +93,7 @@ class Models:
         self._wanted: dict[str, Manifest] = {}  # by role, the newest last
         self._transfers: dict[str, Transfer] = {}  # by sha256
         self._stale: set[str] = set()  # sha256s that an earlier process was subscribed to
+        self._is_untimely = False  # what is desired was refused for the time, which may be the clock's fault
         self._ready: dict[str, bytes] = {}  # by sha256: artifacts that came whole and wait for their proof
         self._proving: Manifest | None = None
         self._attempts = 0
@@ -182,6 +183,7 @@ class Models:
     def on_desired(self, desired: Desired, now: datetime, *, clock_suspect: bool = False) -> list[Effect]:
         """Begin what it takes to run the desired models; returns what to do."""
         effects: list[Effect] = []
+        self._is_untimely = False
         for role, manifest in zip(ROLES, (desired.champion, desired.challenger), strict=True):
             if manifest is not None:
                 effects += self._want(role, manifest, now, clock_suspect=clock_suspect)
@@ -198,6 +200,7 @@ class Models:
             self.refused.require_untried(manifest)
         except ModelRefused as reason:
             self.refused.note(manifest, reason, _text(now))
+            self._is_untimely |= reason.cause in (Cause.EXPIRED, Cause.VALID_TOO_LONG)
             return []
         self._wanted.pop(role, None)
         if manifest.withdrawn:
@@ -223,6 +226,7 @@ class Models:
     def _adopt(self, role: str, serving: Serving, manifest: Manifest, now: datetime) -> None:
         """Let a model that runs already, proven as it is, run under this manifest, perhaps in another role."""
         known = replace(serving.model, manifest=manifest)
+        self.refused.lift(manifest)
         if self._running.get(role) is serving:
             self._running[role] = replace(serving, model=known)
         else:
@@ -242,8 +246,9 @@ class Models:
         if artifact is not None:
             self._ready[sha256] = artifact
             return []
-        if sha256 not in self._transfers:
-            self._transfers[sha256] = Transfer(manifest)
+        known = self._transfers.get(sha256)
+        if known is None or known.manifest.chunk_sha256 != manifest.chunk_sha256:  # new, or packed anew
+            self._transfers[sha256] = Transfer(manifest, asked=known.asked if known else set())
             self._transfers[sha256].resume(self._shelf.chunks(sha256))
         return [Subscribe(one) for one in self._transfers[sha256].wanted_filters(self._topics.root)]
 
@@ -292,11 +297,12 @@ class Models:
         return self._prove_next()
 
     def stalled(self) -> list[Effect]:
-        """Ask again for what is missing of the artifacts of which nothing came of late."""
+        """Ask again for what is missing of artifacts of which nothing came of late, and for what the clock judged."""
         waiting = [transfer for transfer in self._transfers.values() if not transfer.moves]
         for transfer in self._transfers.values():
             transfer.moves = False
-        return [Subscribe(one) for transfer in waiting for one in transfer.wanted_filters(self._topics.root)]
+        chunks = [Subscribe(one) for transfer in waiting for one in transfer.wanted_filters(self._topics.root)]
+        return [*chunks, Subscribe(self._topics.desired)] if self._is_untimely else [*chunks]
 
     # -- proof and swap --------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Models at the edge: fetched, checked, swapped in between rounds, or refused with the running one untouched."""
 
+import gzip
 import json
 import shutil
 from contextlib import suppress
@@ -17,8 +18,8 @@ from edge.effects import (
     Tick,
     Unsubscribe,
 )
-from shared.clock import HOUR_US, parse_instant_us
-from shared.manifest import CHUNK_BYTES, Golden, Manifest, pack
+from shared.clock import DAY_US, HOUR_US, parse_instant_us
+from shared.manifest import CHUNK_BYTES, Golden, Manifest, digest_of, pack
 from shared.messages import Desired
 from shared.refusals import Cause
 from tests.bad_models import failing_model
@@ -254,6 +255,44 @@ def test_a_stalled_transfer_is_asked_for_again(desk: EdgeAtDesk) -> None:
     manifest, _chunks = small_manifest()
     _want(desk, manifest)
     assert desk.node.models.stalled() == [Subscribe(f"metercast/artifacts/{manifest.sha256}/+")]
+
+
+def test_an_artifact_packed_anew_while_on_its_way_is_fetched_in_its_new_pieces(desk: EdgeAtDesk) -> None:
+    artifact, golden = small_model(trees=120)
+    packed = gzip.compress(artifact, compresslevel=1, mtime=0)  # as another release of zlib might
+    chunks = [packed[start : start + CHUNK_BYTES] for start in range(0, len(packed), CHUNK_BYTES)]
+    claims = {"compressed_size": len(packed), "chunks": len(chunks), "chunk_sha256": [digest_of(c) for c in chunks]}
+    _want(desk, manifest_of(artifact, golden, 1))
+    desk.tell(ChunkArrived(pack(artifact).sha256, 0, pack(artifact).chunks[0]))
+    _install(desk, manifest_of(artifact, golden, 1, **claims), chunks)
+    assert _reported(desk)["champion"]["version"] == 1
+
+
+def test_what_was_said_against_the_running_model_is_no_longer_said_once_it_is_desired_as_it_is(
+    desk: EdgeAtDesk,
+) -> None:
+    manifest, chunks = small_manifest()
+    _install(desk, manifest, chunks)
+    _want(desk, manifest.model_copy(update={"record_version": 99}))
+    assert [one["reason"] for one in _reported(desk)["refused"]] == ["bad_signature"]
+    _want(desk, manifest)
+    assert _reported(desk)["refused"] == []
+
+
+@pytest.mark.parametrize(("off_days", "reason"), [(-3650, "valid_too_long"), (3650, "expired")])
+def test_what_a_wrong_clock_refused_is_asked_for_again_until_the_clock_is_right(
+    desk: EdgeAtDesk, off_days: int, reason: str
+) -> None:
+    manifest, chunks = small_manifest()
+    message = DesiredArrived(DESIRED, Desired(champion=manifest).encode())
+    for _ in range(2):
+        desk.tell_at_once(message, START_US + off_days * DAY_US)
+        assert _reported(desk)["refused"][0]["reason"] == reason
+        assert desk.node.models.stalled() == [Subscribe(DESIRED)]
+    desk.tell_at_once(message, START_US)
+    _deliver(desk, manifest, chunks)
+    assert desk.node.models.stalled() == []
+    assert (_reported(desk)["champion"]["version"], _reported(desk)["refused"]) == (1, [])
 
 
 def test_what_is_reported_is_retained(desk: EdgeAtDesk) -> None:
