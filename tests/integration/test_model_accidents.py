@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from edge.kept import Kept
 from shared.clock import iso, to_us, wall_now
-from shared.manifest import Manifest, pack
+from shared.manifest import CHUNK_BYTES, Manifest, pack
 from shared.messages import Desired
 from tests.bad_models import failing_model
 from tests.conftest import Broker
 from tests.faults import processes
 from tests.integration.attacked_site import HISTORY_H, METER, Site, good
-from tests.integration.edge_process import SITE, Watcher, reading, wait_for
+from tests.integration.edge_process import ROOT, SITE, Watcher, reading, wait_for
 from tests.small_model import TRUSTED, in_a_month, manifest_of
 
 TREES = 240  # of a model that comes in several chunks and takes a moment to try out
@@ -108,6 +113,72 @@ def test_when_the_process_that_tries_a_model_out_is_killed_the_model_is_refused_
     site.desire(large(3)[0])
     site.wait_for_champion(3)
     assert not site.missed_origins()
+
+
+def test_a_champion_that_ends_the_process_each_time_it_is_loaded_is_stepped_back_from(site: Site) -> None:
+    site.install(2, seed=2, trees=TREES)
+    site.edge.kill()
+    for attempt in (1, 2):
+        while _attempts(site) < attempt:  # until the kill falls while it is being loaded
+            _kill_while_loading(site, attempt)
+    site.edge.start()
+    assert site.serving() == 1
+    assert "ended 2 times" in site.refusal(2, "failed_running")["detail"]
+    assert not site.missed_origins()
+
+
+def _kill_while_loading(site: Site, attempt: int) -> None:
+    process = subprocess.Popen(
+        site.edge.arguments("run"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_for(lambda: _attempts(site) >= attempt or process.poll() is not None, "the champion to be loaded")
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _attempts(site: Site) -> int:
+    """How often the champion was begun and ended the process, as the state on disk has it."""
+    file = site.edge.folder / "state" / "edge.sqlite"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        ((fact,),) = database.execute("SELECT value FROM facts WHERE name = 'models'")
+    return Kept.read(fact).attempts
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_when_a_model_is_to_be_saved_costs_no_forecast_and_it_is_fetched_again(site: Site) -> None:
+    manifest, chunks = large(2)
+    site.publish_chunks(manifest.sha256, chunks)
+    site.desire(manifest)
+    wait_for(lambda: trial(site) is not None, "a trial", site.edge.log)
+    with _full_disk(site):
+        wait_for(lambda: "models' files not as they should be" in site.edge.log.read_text(), "it to be told")
+        wait_for(lambda: "commit failed" in site.edge.log.read_text(), "the commit to wait for room")
+    site.wait_for_champion(2)
+    assert not STEPS["artifact_on_disk"](site, manifest)
+    assert site.serving() == 2  # from memory
+    site.edge.kill()
+    site.edge.start()
+    assert site.serving() in (1, 2)
+    site.wait_for_champion(2)
+    assert site.serving() == 2
+    assert not site.missed_origins()
+
+
+@contextmanager
+def _full_disk(site: Site) -> Iterator[None]:
+    """No file of the edge may be written beyond its first bytes; its log may, which is small."""
+    assert site.edge.process is not None
+    pid = site.edge.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (CHUNK_BYTES // 2, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 # -- brokers -----------------------------------------------------------------------------------------------------------

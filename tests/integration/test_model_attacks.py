@@ -205,6 +205,25 @@ def test_endless_chunks_take_no_memory_and_no_model_away(site: Site) -> None:
     assert not site.missed_origins()
 
 
+def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
+    serving, manifest = site.serving(), good(next(VERSIONS), seed=2)[0]
+
+    def flood() -> float:
+        for number in range(100):
+            version = next(VERSIONS)
+            forged = {"sha256": f"{number:064x}", "reason": "x" * 100_000, "version": version}
+            site.desire(manifest.model_copy(update=forged))
+            site.watcher.of_topic("models/reported")
+        site.refusal(version, "bad_signature")
+        return site.edge.resident_mb()
+
+    once_mb = flood()
+    assert flood() < once_mb + 10
+    assert len(site.watcher.of_topic("models/reported")[-1]["refused"]) <= 20
+    assert site.serving() == serving
+    assert not site.missed_origins()
+
+
 # -- edges of their own ------------------------------------------------------------------------------------------------
 
 
