@@ -1,14 +1,15 @@
 """What an edge remembers of models: the fact `models` of its state database.
 
-Invariants: `attempts` is on disk before a champion is loaded and before its first round in a process, and taken back
-after it, so that one that ends the process natively is known by its second time; the form of earlier releases, entries
+Invariants: `attempts` is on disk before the models are loaded and before their first round in a process, and taken back
+after it, so that one that ends the process natively is known by its second time, a champion beside a challenger by its
+fourth; the form of earlier releases, entries
 of the roles alone, is read too.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -34,7 +35,7 @@ class Kept(BaseModel):
     champion: Entry | None = None
     previous: Entry | None = None  # the champion before: what is stepped back to
     challenger: Entry | None = None
-    attempts: int = 0  # at loading the champion and at its first round in a process
+    attempts: int = 0  # at loading the models and at the champion's first round in a process
     highest: int = 0
     accepted: tuple[int, str] = (0, "")  # version and sha256 of the champion that was swapped in last
     failed: list[Refusal] = []  # models that failed running here, which are not tried again
@@ -66,29 +67,32 @@ class Kept(BaseModel):
         return Accepted(self.highest, *self.accepted)
 
     def begun(self, at: str) -> tuple[Kept, Refusal | None]:
-        """The fact as it must be on disk before a process that just started loads the champion.
+        """The fact as it must be on disk before a process that just started loads its models.
 
-        One that ended ATTEMPTS_AT_MOST processes is stepped back from; returns its refusal.
+        After ATTEMPTS_AT_MOST processes that ended one model is given up; returns its refusal. Which one it was cannot
+        be seen from here: the challenger goes first, since nobody misses it, then the champion.
         """
-        if self.champion is None:
+        if self.champion is None and self.challenger is None:
             return self, None
         if self.attempts < ATTEMPTS_AT_MOST:
             return self.model_copy(update={"attempts": self.attempts + 1}), None
-        gone = self.champion.manifest
+        gone = self.challenger or self.champion
+        assert gone is not None
         refusal = Refusal(
-            sha256=gone.sha256,
-            version=gone.version,
+            sha256=gone.manifest.sha256,
+            version=gone.manifest.version,
             reason=Cause.FAILED_RUNNING,
             detail=f"the edge ended {self.attempts} times in a row while it loaded or first ran it",
             at=at,
         )
+        left = {"challenger": None, "attempts": 1} if self.challenger is not None else self._stepped_back()
+        return self.model_copy(update={**left, "failed": [*self.failed, refusal]}), refusal
+
+    def _stepped_back(self) -> dict[str, Any]:
         before = self.previous
-        return self.model_copy(
-            update={
-                "champion": before,
-                "previous": None,
-                "attempts": 1 if before else 0,
-                "accepted": (before.manifest.version, before.manifest.sha256) if before else (0, ""),
-                "failed": [*self.failed, refusal],
-            }
-        ), refusal
+        return {
+            "champion": before,
+            "previous": None,
+            "attempts": 1 if before else 0,
+            "accepted": (before.manifest.version, before.manifest.sha256) if before else (0, ""),
+        }

@@ -136,7 +136,7 @@ class Models:
     def resume(self, kept: Kept, now: datetime, *, failed: Refusal | None = None) -> None:
         """Load the models of an earlier process from disk; one that no longer passes is refused, not served.
 
-        `failed`: the champion that ended the processes before and was stepped back from, to be told of.
+        `failed`: the model that ended the processes before and was given up, to be told of.
         """
         self.refused.resume(kept.failed)
         self._accepted, self._previous = kept.order, kept.previous
@@ -145,7 +145,7 @@ class Models:
         self.is_unwritten = True
         if failed is not None:
             self.refused.counts[failed.reason] += 1
-            log.error("champion stepped back from", extra={"version": failed.version, "reason": failed.detail})
+            log.error("model given up", extra={"version": failed.version, "reason": failed.detail})
         for role, entry in ((CHAMPION, kept.champion), (CHALLENGER, kept.challenger)):
             if entry is not None and not self._take_up(role, entry, now) and role == CHAMPION:
                 self._take_up_previous(now)  # meanwhile: what was accepted last is so still

@@ -376,14 +376,37 @@ def test_a_champion_that_ended_two_processes_is_stepped_back_from_by_the_third(d
     _install(desk, *small_manifest(version=1))
     _next_forecast(desk)
     _install(desk, *small_manifest(version=2, seed=2))
-    hour = (desk.node.clock.latest_us - START_US) // HOUR_US + 1
-    for attempt in range(2):  # the round is begun, as the state on disk says, and never ended
-        desk.send(("m1", reading(hour + attempt, 1.0)), tick=False)
-        desk.tell(Tick(caught_up=True))
-        desk.restart()
+    _end_in_the_first_round(desk, times=2)
     assert _next_forecast(desk)["model"]["version"] == 1
     desk.tell(DesiredArrived(DESIRED, Desired(champion=small_manifest(version=2, seed=2)[0]).encode()))
     assert _reported(desk)["refused"][-1]["reason"] == "failed_running"
+
+
+def test_a_challenger_that_may_have_ended_two_processes_goes_before_the_champion_does(desk: EdgeAtDesk) -> None:
+    first, second, shadow = (small_manifest(version=version, seed=version) for version in (1, 2, 3))
+    _install(desk, *first)
+    _install(desk, *second)
+    _want(desk, second[0], challenger=shadow[0])
+    _deliver(desk, *shadow)
+    assert _reported(desk)["challenger"]["version"] == 3
+    _next_forecast(desk)
+    _end_in_the_first_round(desk, times=2)
+    assert _next_forecast(desk)["model"]["version"] == 2
+    _want(desk, second[0], challenger=shadow[0])
+    assert _reported(desk)["challenger"] is None
+    assert [(one["version"], one["reason"]) for one in _reported(desk)["refused"]] == [(3, "failed_running")]
+    _end_in_the_first_round(desk, times=2)
+    assert _next_forecast(desk)["model"]["version"] == 1
+
+
+def _end_in_the_first_round(desk: EdgeAtDesk, *, times: int) -> None:
+    """The round is begun, as the state on disk says, and never ended."""
+    desk.restart()
+    hour = (desk.node.clock.latest_us - START_US) // HOUR_US + 1
+    for attempt in range(times):
+        desk.send(("m1", reading(hour + attempt, 1.0)), tick=False)
+        desk.tell(Tick(caught_up=True))
+        desk.restart()
 
 
 # -- transfer ----------------------------------------------------------------------------------------------------------
