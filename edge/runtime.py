@@ -77,6 +77,7 @@ class Runtime:
         self._connection = edge.connection
         self._prover = Prover(edge.try_out)
         self._stop = threading.Event()
+        self._unsaved: dict[str, SaveArtifact] = {}  # by sha256, for want of room
         self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
@@ -240,9 +241,11 @@ class Runtime:
                 case Prove():
                     self._prover.ask(effect)
                 case SaveArtifact(sha256, artifact):
-                    self._on_disk(sha256, partial(artifacts.save, sha256, artifact))
+                    if not self._on_disk(sha256, partial(artifacts.save, sha256, artifact)):
+                        self._unsaved[sha256] = effect
                 case KeepArtifacts(sha256s):
                     self._on_disk("", partial(artifacts.keep_only, sha256s))
+                    self._unsaved = {sha256: left for sha256, left in self._unsaved.items() if sha256 in sha256s}
 
     def _commit(self, changes: Changes) -> None:
         """Write, trying again for as long as it takes: until then the clock goes on and nothing else."""
@@ -287,12 +290,19 @@ class Runtime:
         except StateError as error:
             log.error("no new epoch yet", extra={"reason": str(error)})
 
-    def _on_disk(self, sha256: str, keep: Callable[[], None]) -> None:
+    def _on_disk(self, sha256: str, keep: Callable[[], None]) -> bool:
         """Keep artifacts for a restart; without room for one the model serves from memory all the same."""
         try:
             keep()
         except OSError as error:
             log.error("models' files not as they should be", extra={"sha256": sha256, "reason": str(error)})
+            return False
+        return True
+
+    def _save_unsaved(self) -> None:
+        """Save what could not be saved before: there may be room now, and it may be what is fallen back on."""
+        unsaved, self._unsaved = self._unsaved, {}
+        self._carry_out(list(unsaved.values()))
 
     def _publish(self, effect: Publish) -> None:
         delivery = self._connection.publish(
@@ -356,6 +366,7 @@ class Runtime:
         if now_s >= self._stalled_due_s:
             self._stalled_due_s = now_s + STALLED_AFTER_S
             self._carry_out(self._node.models.stalled())
+            self._save_unsaved()
 
     def _say_status_when_due(self) -> None:
         """Every STATUS_EVERY_S, and at once when the state has changed."""
