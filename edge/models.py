@@ -250,6 +250,7 @@ class Models:
         if known is None or known.manifest.chunk_sha256 != manifest.chunk_sha256:  # new, or packed anew
             self._transfers[sha256] = Transfer(manifest, asked=known.asked if known else set())
             self._transfers[sha256].resume(self._shelf.chunks(sha256))
+        self._transfers[sha256].manifest = manifest  # the newest: what was claimed before is wanted no more
         return [Subscribe(one) for one in self._transfers[sha256].wanted_filters(self._topics.root)]
 
     def _forget_unwanted(self) -> list[Effect]:
@@ -310,19 +311,31 @@ class Models:
         """Begin with the newest wanted model that is whole, unless a proof is under way."""
         if self._proving is not None:
             return []
-        for manifest in reversed(self._wanted.values()):
+        for manifest in self._unproven():
             if manifest.sha256 in self._ready:
                 self._proving = manifest
                 return [Prove(manifest, self._ready[manifest.sha256])]
         return []
 
+    def _unproven(self) -> list[Manifest]:
+        """Wanted models that do not run yet, the newest wanted first."""
+        running = {role: serving.manifest for role, serving in self._running.items()}
+        wanted = reversed(self._wanted.items())
+        return [one for role, one in wanted if role not in running or not _is_same_model(running[role], one)]
+
+    def _let_go(self, sha256: str) -> None:
+        """Keep an artifact in memory no longer, unless another manifest of it is to be proven."""
+        if sha256 not in {manifest.sha256 for manifest in self._unproven()}:
+            self._ready.pop(sha256, None)
+
     def on_proven(self, manifest: Manifest, model: Predictor, now: datetime) -> list[Effect]:
         """Swap a proven model in wherever it is still wanted."""
         self._proving = None
         roles = [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]
-        artifact = self._ready.pop(manifest.sha256, None)
+        artifact = self._ready.get(manifest.sha256)
         for role in roles:
             self._install(role, replace(model, manifest=self._wanted[role]), now)
+        self._let_go(manifest.sha256)
         saved = [SaveArtifact(manifest.sha256, artifact)] if artifact is not None and roles else []
         return [*saved, *self._prove_next(), self._keep(), self.report()]
 
@@ -332,9 +345,9 @@ class Models:
         return [*self._give_up(manifest, refused, now), *self._prove_next()]
 
     def _give_up(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
-        self._ready.pop(manifest.sha256, None)
-        for role in [role for role, wanted in self._wanted.items() if wanted.sha256 == manifest.sha256]:
+        for role in [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]:
             del self._wanted[role]
+        self._let_go(manifest.sha256)
         self.refused.note(manifest, refused, _text(now), in_vain=True)
         self.is_unwritten = True
         return [self._keep(), self.report()]

@@ -544,6 +544,22 @@ def test_of_two_manifests_in_quick_succession_the_newer_wins_whichever_is_proven
     assert _reported(desk)["refused"] == []
 
 
+@pytest.mark.parametrize("is_first_true", [True, False])
+def test_of_two_manifests_of_one_artifact_in_quick_succession_the_newer_is_proven_too(
+    desk: EdgeAtDesk, is_first_true: bool
+) -> None:
+    artifact, golden = small_model()
+    other = golden.model_copy(update={"outputs": [[cell + 1 for cell in row] for row in golden.outputs]})
+    desk.proves = False
+    _install(desk, manifest_of(artifact, golden if is_first_true else other, 1), pack(artifact).chunks)
+    _want(desk, manifest_of(artifact, golden, 2))
+    while desk.asked:
+        desk.prove()
+    assert _next_forecast(desk)["model"]["version"] == 2
+    assert _reported(desk)["refused"] == []
+    assert desk.node.models.swaps == 1
+
+
 def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: EdgeAtDesk) -> None:
     manifest, chunks = _wrong_golden()
     _install(desk, manifest, chunks)
