@@ -39,7 +39,7 @@ BENCHES: Final = {
     "swap": Bench(
         swapping.run, ("swap_pause_p99_ms", "swaps_missed_forecasts"), ("meters", "weeks", "swaps", "trees", "rate")
     ),
-    "rollout": Bench(rollout_to_sites.run, ("model_to_50_sites_s",), ("sites", "trees")),
+    "rollout": Bench(rollout_to_sites.run, ("model_to_50_sites_s",), ("sites", "meters", "weeks", "trees")),
     "record": Bench(record.run, ("record_readings_per_s",), ("readings", "runs")),
 }
 

@@ -37,7 +37,9 @@ from tests.small_model import in_a_month, manifest_of, small_model
 SITE: Final = "bench"
 MODELS: Final = 3  # that take turns: two are on the edge's disk, so each has to be fetched again
 AROUND_S: Final = 0.25  # before and after the report of a swap: what is delayed within is put down to the swap
-REST_S: Final = 4 * AROUND_S  # from the report of a swap to the next model; its second half is the quiet to compare with
+REST_S: Final = (
+    4 * AROUND_S
+)  # from the report of a swap to the next model; its second half is the quiet to compare with
 PATIENCE_S: Final = 60.0
 LEAST_WAIT_S: Final = 0.0005
 
@@ -129,7 +131,7 @@ class Site:
         self.next_s += self.interval_s
 
 
-def run(*, meters: int = 200, weeks: int = 5, swaps: int = 100, trees: int = 60, rate: int = 200) -> list[Figure]:
+def run(*, meters: int = 200, weeks: int = 5, swaps: int = 100, trees: int = 120, rate: int = 200) -> list[Figure]:
     """Swap `swaps` models in, after a first that does not count, while `rate` readings a second close hours."""
     topics = SiteTopics(ROOT_TOPIC, SITE)
     models = [small_model(seed, trees) for seed in range(1, MODELS + 1)]
@@ -190,7 +192,7 @@ def worst_around(sent_s: Delays, came_s: Delays, at_s: float) -> float:
     return float(np.max((came_s - sent_s)[owed], initial=0.0))
 
 
-def _figures(seen: Seen, size: dict[str, object]) -> list[Figure]:
+def _figures(seen: Seen, size: Mapping[str, int]) -> list[Figure]:
     asked = [asked for asked in seen.sent_s if asked in seen.came_s]
     sent_s = np.array([seen.sent_s[one] for one in asked])
     came_s = np.array([seen.came_s[one] for one in asked])
@@ -202,7 +204,8 @@ def _figures(seen: Seen, size: dict[str, object]) -> list[Figure]:
     quiet_s = [worst_around(sent_s, came_s, seen.served_s[version] + REST_S - AROUND_S) for version in swapped]
     pauses_s = np.maximum(np.array(swaps_s) - np.median(quiet_s), 0.0)
     until_served_s = [seen.served_s[version] - seen.wanted_s[version] for version in swapped]
-    conditions = size | {
+    conditions: dict[str, object] = {
+        **size,
         "swaps": len(swapped),
         "forecasts": len(seen.sent_s),
         "rungs": dict(seen.rungs),
