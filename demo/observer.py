@@ -165,7 +165,8 @@ class Observer:
         else:
             self.counts.shadow += 1
         if meter in self._index and 0 <= origin <= self.scenario.hours:
-            version = int((message.get("model") or {}).get("version", 0))
+            trained_here = message["rung"] != "starter"  # whose version 1 is another
+            version = int((message.get("model") or {}).get("version", 0)) if trained_here else 0
             self.archives[stream].put(self._index[meter], origin, quantiles, str(message["rung"]), version)
 
     def _on_desired(self, message: dict[str, Any], wall_s: float) -> None:

@@ -240,8 +240,7 @@ def _rungs(axis: Axes, outcome: Outcome) -> None:
     axis.axhline(changed, color="white", lw=2)
     axis.set_yticks([changed / 2, (changed + len(order)) / 2], [f"{changed} changed", f"{len(order) - changed} others"])
     axis.set_title(
-        "Who made each home's forecast, hour by hour: grey fallback, blue the first model, green the retrained, "
-        "white nobody",
+        "Who made each home's forecast: grey starter or rules, blue the first model, green the retrained, white nobody",
         pad=8,
     )
     axis.spines[:].set_visible(False)

@@ -24,6 +24,7 @@ class ArtifactFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._saved: set[str] = set()  # by this process
 
     def _path(self, sha256: str, ending: str = MODEL) -> Path:
         return self._folder / f"{sha256}{ending}"
@@ -44,8 +45,10 @@ class ArtifactFolder:
 
     def save(self, sha256: str, artifact: bytes) -> None:
         """Write whole or not at all, and on the disk when this returns; its chunks are not needed any more."""
-        if self.read(sha256) is None:
+        is_here = sha256 in self._saved and self._path(sha256).exists()
+        if not is_here and self.read(sha256) is None:
             _write(self._path(sha256), artifact)
+        self._saved.add(sha256)
         shutil.rmtree(self._path(sha256, CHUNKS), ignore_errors=True)
 
     def keep_chunk(self, sha256: str, number: int, chunk: bytes) -> None:
@@ -66,6 +69,7 @@ class ArtifactFolder:
 
     def keep_only(self, sha256s: frozenset[str]) -> None:
         """Delete what is of other artifacts, and what writing left half done."""
+        self._saved &= sha256s
         for path in self._folder.glob("*"):
             if path.suffix == CHUNKS and path.stem not in sha256s:
                 shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -86,14 +87,17 @@ def here_of(params: Params) -> Here:
     )
 
 
-def try_out_of(params: Params) -> TryOut:
-    """How a model is tried out: in a process of its own, then loaded."""
+def try_out_of(params: Params, artifacts: ArtifactFolder) -> TryOut:
+    """How a model is tried out: in a process of its own, then loaded; what passed is put on disk, which takes time."""
     wanted, seconds = wanted_of(params), params.edge.model_seconds
     budget = Budget(METERS_AT_ONCE * params.horizon_steps, seconds, params.edge.model_memory_bytes)
 
     def prove(artifact: bytes, manifest: Manifest) -> Predictor:
         gate.prove(artifact, manifest, wanted, budget)
-        return inference.load(artifact, manifest, wanted, seconds=seconds)
+        model = inference.load(artifact, manifest, wanted, seconds=seconds)
+        with suppress(OSError):  # the swap asks for it again, and tells
+            artifacts.save(manifest.sha256, artifact)
+        return model
 
     return prove
 
@@ -184,4 +188,4 @@ def _around(params: Params, store: Store, artifacts: ArtifactFolder) -> Edge:
         will=Will(topics.status, offline.encode()),
         keep_bytes=max(params.edge.max_payload_bytes, MAX_DESIRED_BYTES),
     )
-    return Edge(params, node, store, artifacts, try_out_of(params), connection, instance, started_at)
+    return Edge(params, node, store, artifacts, try_out_of(params, artifacts), connection, instance, started_at)

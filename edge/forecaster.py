@@ -29,6 +29,7 @@ STARTER: Final = "starter"
 RUNGS: Final = (CHAMPION, *SIMPLE_RUNGS, STARTER)
 STARTER_CODE: Final = RUNGS.index(STARTER)
 
+NO_MODEL_YET: Final = "no model of this site yet"
 _NO_NUMBER: Final = "gave no number"
 
 Ints = NDArray[np.int64]
@@ -58,6 +59,7 @@ class Lineup:
     champion: Predictor | None = None
     challenger: Predictor | None = None
     starter: Starter | None = None
+    absent: str = NO_MODEL_YET  # why there is no champion, where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def forecast(
     enough = history >= plan.min_history_steps
     own_kw, shadow_kw, failed = _own_models(windows, enough, origin_us, plan, lineup, covariates)
     modelled = np.asarray(np.isfinite(own_kw).all(axis=(1, 2)))
-    because = _without_champion(modelled, enough, lineup.champion, str(failed.get("champion", "")), plan)
+    because = _without_champion(modelled, enough, lineup, str(failed.get("champion", "")), plan)
     load_kw, stood_down_kw = own_kw.copy(), None
     down = np.isin(np.arange(len(windows)), list(stood_down or {}))
     if stood_down and down.any():
@@ -193,11 +195,12 @@ def _features(windows: NDArray[np.float32], origin_us: int, plan: Plan) -> Matri
 
 
 def _without_champion(
-    modelled: NDArray[np.bool_], enough: NDArray[np.bool_], champion: Predictor | None, failure: str, plan: Plan
+    modelled: NDArray[np.bool_], enough: NDArray[np.bool_], lineup: Lineup, failure: str, plan: Plan
 ) -> list[str]:
     """Say of each meter why no champion served it; nothing where one did."""
+    champion = lineup.champion
     if champion is None:
-        return ["no model of this site yet"] * len(modelled)
+        return [lineup.absent] * len(modelled)
     hours = plan.min_history_steps * plan.step_s / 3600
     failed, short = f"model {champion.manifest.version}: {failure or _NO_NUMBER}", f"less than {hours:g} h of history"
     because: list[str] = np.select([modelled, enough], ["", failed], short).tolist()

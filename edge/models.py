@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from edge.admission import CHAMPION, Accepted, Here, admit
 from edge.effects import Effect, KeepArtifacts, KeepChunk, Prove, Publish, SaveArtifact, Subscribe, Unsubscribe
-from edge.forecaster import Lineup
+from edge.forecaster import NO_MODEL_YET, Lineup
 from edge.inference import Predictor
 from edge.kept import Entry, Kept
 from edge.refused import Refused
@@ -116,7 +116,14 @@ class Models:
         """Who forecasts: a challenger that is the champion itself would say the same again."""
         champion, challenger = self.champion, self.challenger
         same = champion is not None and challenger is not None and champion.session is challenger.session
-        return Lineup(champion, None if same else challenger, self.starter)
+        return Lineup(champion, None if same else challenger, self.starter, self._absent)
+
+    @property
+    def _absent(self) -> str:
+        failed = self.refused.failed
+        if failed and failed[-1].version == self._accepted.highest:
+            return f"model {failed[-1].version}: {failed[-1].detail}"
+        return NO_MODEL_YET
 
     @property
     def transfers(self) -> int:
@@ -140,15 +147,14 @@ class Models:
             log.error("champion stepped back from", extra={"version": failed.version, "reason": failed.detail})
         for role, entry in ((CHAMPION, kept.champion), (CHALLENGER, kept.challenger)):
             if entry is not None and not self._take_up(role, entry, now) and role == CHAMPION:
-                self._step_back(now)
+                self._take_up_previous(now)  # meanwhile: what was accepted last is so still
 
     def _take_up(self, role: str, entry: Entry, now: datetime) -> bool:
         """Load a model from disk and let it run; returns whether it does."""
-        artifact = self._shelf.read(entry.manifest.sha256)
-        if artifact is None:
-            log.error("model is not on disk", extra={"role": role, "version": entry.manifest.version})
-            return False
         try:
+            artifact = self._shelf.read(entry.manifest.sha256)
+            if artifact is None:
+                raise ModelRefused(Cause.BAD_DIGEST, "its file on disk is gone or damaged; it is fetched again")
             self._running[role] = Serving(self._load(artifact, entry.manifest), entry.since)
         except ModelRefused as reason:
             self.refused.note(entry.manifest, reason, _text(now))
@@ -334,7 +340,9 @@ class Models:
         self.is_unwritten = True
         if role != CHAMPION:
             return
-        if before is not None:
+        if model.manifest.step_back_from is not None:
+            self._previous = None  # what is stepped back from is nothing to fall back on
+        elif before is not None:
             self._previous = before.entry
         self.swaps += 1
         self._accept(model.manifest)
@@ -366,17 +374,17 @@ class Models:
         self.refused.fail(gone.manifest, refused, _text(now))
         self.is_unwritten = self.unreported = True
         log.error("model failed running", extra={"role": role, "version": gone.manifest.version, "reason": refused})
-        if role == CHAMPION:
-            self._step_back(now)
+        if role == CHAMPION and self._take_up_previous(now):
+            self._accept(self._running[CHAMPION].manifest)
         champion = self.champion
         instead = f"version {champion.manifest.version} serves" if champion else "none serves"
         return f"version {gone.manifest.version} failed running, {instead}: {refused}"
 
-    def _step_back(self, now: datetime) -> None:
+    def _take_up_previous(self, now: datetime) -> bool:
+        """Let the champion before serve, if there is one; returns whether it does."""
         before, self._previous = self._previous, None
-        if before is not None and self._take_up(CHAMPION, before, now):
-            self._accept(before.manifest)
         self.is_unwritten = self.unreported = True
+        return before is not None and self._take_up(CHAMPION, before, now)
 
     # -- what is told ----------------------------------------------------------------------------------------------
 

@@ -236,8 +236,9 @@ class Connection:
             self._client.subscribe(name, options=self._filters[name])
 
     def unsubscribe(self, name: str) -> None:
-        """Take a filter away."""
-        if self._filters.pop(name, None) is not None and self.connected:
+        """Take a filter away, one of an earlier process too: the session that the broker keeps may still have it."""
+        self._filters.pop(name, None)
+        if self.connected:
             self._client.unsubscribe(name)
 
     def _on_connect(

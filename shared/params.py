@@ -224,10 +224,15 @@ class EdgeParams(Section):
     )
     max_model_bytes: int = Field(67_108_864, ge=1024, description="a larger model artifact is refused")
     model_seconds: float = Field(
-        5.0, gt=0, allow_inf_nan=False, description="longest that a model may take for a full batch of forecasts"
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="most processor time that a model may take for a full batch of forecasts",
     )
     model_memory_bytes: int = Field(
-        536_870_912, ge=67_108_864, description="most memory of the process that tries a model out before it may serve"
+        536_870_912,
+        ge=67_108_864,
+        description="most memory that a model may take while it is tried out, beyond what the process held before",
     )
     max_meters: int = Field(100_000, ge=1, description="meters beyond this many are dead letters")
     publish_shadow: bool = Field(

@@ -64,6 +64,14 @@ def test_a_forecast_is_kept_under_its_meter_and_origin() -> None:
     assert observer.event_us == to_us(SCENARIO.start + timedelta(hours=30))
 
 
+def test_the_starters_version_is_not_taken_for_a_models_of_the_site() -> None:
+    observer = new_observer()
+    meter = observer.meters[2]
+    observer.take(TOPICS.forecast(meter), forecast(meter, 30, 0.5, rung="starter", version=1), 0.0)
+    assert observer.archives[SERVED].version[2, 30] == 0
+    assert observer.counts.fallbacks == 0
+
+
 def test_fallbacks_are_counted_and_shadow_forecasts_are_not_forecasts() -> None:
     observer = new_observer()
     meter = observer.meters[0]

@@ -14,12 +14,14 @@ from edge.effects import (
     ForecastsConfirmed,
     Publish,
     Subscribe,
+    Tick,
     Unsubscribe,
 )
 from shared.clock import HOUR_US, parse_instant_us
 from shared.manifest import CHUNK_BYTES, Golden, Manifest, pack
 from shared.messages import Desired
 from shared.refusals import Cause
+from tests.bad_models import failing_model
 from tests.small_model import manifest_of, small_manifest, small_model
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
@@ -259,6 +261,90 @@ def test_what_is_reported_is_retained(desk: EdgeAtDesk) -> None:
     assert isinstance(report, Publish)
     assert report.retain
     assert json.loads(report.payload)["champion"] is None
+
+
+def test_where_the_champions_file_is_damaged_the_one_before_serves_until_it_has_come_again(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    manifest, chunks = small_manifest(version=2, seed=2)
+    _install(desk, manifest, chunks)
+    (desk.folder / "models" / f"{manifest.sha256}.onnx").write_bytes(b"damaged")
+    desk.restart()
+    assert _next_forecast(desk)["model"]["version"] == 1
+    _want(desk, manifest)
+    assert [(one["version"], one["reason"]) for one in _reported(desk)["refused"]] == [(2, "bad_digest")]
+    _deliver(desk, manifest, chunks)
+    assert _next_forecast(desk)["model"]["version"] == 2
+    assert _reported(desk)["refused"] == []
+
+
+# -- failing at run time -----------------------------------------------------------------------------------------------
+
+
+def _failing(version: int) -> tuple[Manifest, list[bytes]]:
+    """A model that passes every check and gives NaN once the load leaps."""
+    artifact, golden = failing_model(column="carried_6h", limit=2.0)
+    return manifest_of(artifact, golden, version), pack(artifact).chunks
+
+
+def _leap(desk: EdgeAtDesk) -> dict[str, Any]:
+    """Let the load leap, and return the forecast that follows."""
+    hour = (desk.node.clock.latest_us - START_US) // HOUR_US + 1
+    desk.send(("m1", reading(hour, 1e9)))
+    return desk.of_topic("forecasts/m1")[-1]
+
+
+def test_a_champion_that_fails_gives_way_within_the_round_to_the_one_before(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    _install(desk, *_failing(2))
+    assert _next_forecast(desk)["model"]["version"] == 2
+    forecast = _leap(desk)
+    assert (forecast["rung"], forecast["model"]["version"]) == ("champion", 1)
+    assert [row["event"] for row in desk.rows("events")] == ["champion_failed"]
+    assert [(one["version"], one["reason"]) for one in _reported(desk)["refused"]] == [(2, "failed_running")]
+
+
+def test_with_none_before_it_the_other_rungs_serve_and_the_reason_says_what_failed(desk: EdgeAtDesk) -> None:
+    _install(desk, *_failing(2))
+    _next_forecast(desk)
+    forecast = _leap(desk)
+    assert forecast["rung"] == "profile_mean"
+    assert "model 2: the model gave no finite number" in forecast["reason"]
+    assert "model 2: the model gave no finite number" in _next_forecast(desk)["reason"]
+
+
+def test_what_was_stepped_back_from_is_nothing_to_fall_back_on(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    _install(desk, *small_manifest(version=3, seed=3))
+    artifact, golden = failing_model(column="carried_6h", limit=2.0)
+    _install(desk, manifest_of(artifact, golden, 2, step_back_from=3), pack(artifact).chunks)
+    assert _next_forecast(desk)["model"]["version"] == 2
+    assert _leap(desk)["rung"] == "profile_mean"
+
+
+def test_a_challenger_that_fails_is_dropped_and_the_champion_goes_on(desk: EdgeAtDesk) -> None:
+    champion, chunks = small_manifest(version=3)
+    challenger, more = _failing(2)
+    _want(desk, champion, challenger=challenger)
+    _deliver(desk, champion, chunks)
+    _deliver(desk, challenger, more)
+    assert _reported(desk)["challenger"]["version"] == 2
+    assert _leap(desk)["model"]["version"] == 3
+    assert _reported(desk)["challenger"] is None
+    assert [row["event"] for row in desk.rows("events")] == ["challenger_failed"]
+
+
+def test_a_champion_that_ended_two_processes_is_stepped_back_from_by_the_third(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    _next_forecast(desk)
+    _install(desk, *small_manifest(version=2, seed=2))
+    hour = (desk.node.clock.latest_us - START_US) // HOUR_US + 1
+    for attempt in range(2):  # the round is begun, as the state on disk says, and never ended
+        desk.send(("m1", reading(hour + attempt, 1.0)), tick=False)
+        desk.tell(Tick(caught_up=True))
+        desk.restart()
+    assert _next_forecast(desk)["model"]["version"] == 1
+    desk.tell(DesiredArrived(DESIRED, Desired(champion=small_manifest(version=2, seed=2)[0]).encode()))
+    assert _reported(desk)["refused"][-1]["reason"] == "failed_running"
 
 
 # -- transfer ----------------------------------------------------------------------------------------------------------
