@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.closing import END
-from bench.edge_process import ROOT_TOPIC, edge_settings, start_edge
+from bench.edge_process import ROOT_TOPIC, edge_settings, metric, start_edge
 from bench.edge_state import daily_loads, meter_name, write_state
 from bench.figures import Figure
 from bench.stage import BenchFailed, Broker, say
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
+from demo.broker import free_port
 from demo.processes import Child
 from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.manifest import Golden, pack
@@ -137,7 +138,8 @@ def run(*, meters: int = 200, weeks: int = 5, swaps: int = 100, trees: int = 120
     models = [small_model(seed, trees) for seed in range(1, MODELS + 1)]
     desired = {version: _desired(models[version % MODELS], version) for version in range(1, swaps + 2)}  # ready to send
     with tempfile.TemporaryDirectory(prefix="metercast-bench-") as name, Broker(Path(name) / "broker") as broker:
-        chosen = edge_settings(SITE, broker, Path(name) / "state", clock="event")
+        port = free_port()
+        chosen = edge_settings(SITE, broker, Path(name) / "state", clock="event") | {"edge.metrics_port": port}
         params = Params.model_validate({"site": SITE, "clock": "event"})
         write_state(Path(name) / "state", params, meters=meters, weeks=weeks, end=END, delivered=END)
         with Wire(broker.port, "bench-meters") as wire:
@@ -149,10 +151,12 @@ def run(*, meters: int = 200, weeks: int = 5, swaps: int = 100, trees: int = 120
             try:
                 site = Site(wire, child, topics, meters, 1 / rate)
                 _swap_again_and_again(site, desired)
+                held_s = metric(port, "metercast_model_swap_seconds_total")
             finally:
                 child.stop()
     size = {"meters": meters, "weeks": weeks, "trees_per_quantile": trees, "readings_per_s": rate}
-    return _figures(site.seen, size | {"model_bytes": len(models[0][0])})
+    size |= {"model_bytes": len(models[0][0])}
+    return _figures(site.seen, {**size, "edge_held_mean_ms": round(1000 * held_s / len(desired), 2)})
 
 
 def _retain_chunks(wire: Wire, artifact: bytes) -> None:
@@ -192,7 +196,7 @@ def worst_around(sent_s: Delays, came_s: Delays, at_s: float) -> float:
     return float(np.max((came_s - sent_s)[owed], initial=0.0))
 
 
-def _figures(seen: Seen, size: Mapping[str, int]) -> list[Figure]:
+def _figures(seen: Seen, size: Mapping[str, float]) -> list[Figure]:
     asked = [asked for asked in seen.sent_s if asked in seen.came_s]
     sent_s = np.array([seen.sent_s[one] for one in asked])
     came_s = np.array([seen.came_s[one] for one in asked])
