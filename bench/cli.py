@@ -36,8 +36,10 @@ BENCHES: Final = {
     "forecasting": Bench(
         forecasting.run, ("forecasts_per_core", "onnx_share"), ("meters", "weeks", "rounds", "trees", "peers")
     ),
-    "swap": Bench(swapping.run, ("swap_pause_p99_ms",), ("meters", "weeks", "swaps", "trees")),
-    "rollout": Bench(rollout_to_sites.run, ("model_to_50_sites_s",), ("sites", "trees")),
+    "swap": Bench(
+        swapping.run, ("swap_pause_p99_ms", "swaps_missed_forecasts"), ("meters", "weeks", "swaps", "trees", "rate")
+    ),
+    "rollout": Bench(rollout_to_sites.run, ("model_to_50_sites_s",), ("sites", "meters", "weeks", "trees")),
     "record": Bench(record.run, ("record_readings_per_s",), ("readings", "runs")),
 }
 
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "closings": "hours that close",
         "rounds": "forecast rounds",
         "swaps": "models swapped in one after the other",
+        "rate": "readings a second, each of which closes an hour",
         "sites": "sites that get a model",
         "trees": "trees per quantile of the model",
     }

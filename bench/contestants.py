@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.request import urlopen
 
+from bench.edge_process import metric
 from bench.figures import BARE_PAHO_5
 from bench.flood import END, Flood
 from bench.stage import ROOT, BenchFailed, Broker, python, say, settings, wait_for
@@ -126,16 +126,10 @@ def _edge_finished(running: Running) -> float:
 
 
 def _took_all(running: Running) -> None:
-    accepted, readings = _accepted(int((running.folder / "metrics-port").read_text())), running.flood.readings
+    port, readings = int((running.folder / "metrics-port").read_text()), running.flood.readings
+    accepted = int(metric(port, 'metercast_readings_total{result="accepted"}'))
     if accepted != readings:
         raise BenchFailed(f"the edge took {accepted} of {readings} readings")
-
-
-def _accepted(port: int) -> int:
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
-    counted = (line for line in text.splitlines() if line.startswith('metercast_readings_total{result="accepted"}'))
-    return int(float(next(counted, "x 0").split()[-1]))
 
 
 def contestants(peers: Sequence[str]) -> dict[str, Contestant]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 from bench.stage import Broker, launch, python, settings, wait_for
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
@@ -40,6 +41,14 @@ def start_edge(chosen: dict[str, object], broker: Broker, logs: Path) -> Child:
         child.stop()
         raise
     return child
+
+
+def metric(port: int, name: str) -> float:
+    """What an edge's /metrics says of a series, named with its labels; 0 when it says nothing."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    told = (line.removeprefix(name) for line in text.splitlines() if line.startswith(f"{name} "))
+    return float(next(told, "0"))
 
 
 def install_model(chosen: dict[str, object], broker: Broker, logs: Path, *, trees: int) -> None:

@@ -47,6 +47,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "forecasts_per_core": Limit("ratio", "≥", 5, 20, against="mlforecast.predict"),
     "onnx_share": Limit("value", "≥", 0.5, 0.8),
     "swap_pause_p99_ms": Limit("value", "≤", 100, 10),
+    "swaps_missed_forecasts": Limit("value", "≤", 0, 0),
     "model_to_50_sites_s": Limit("value", "≤", 60, 30),
     "record_readings_per_s": Limit("value", "≥", 300_000, 1_000_000),
 }

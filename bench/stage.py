@@ -125,11 +125,21 @@ def settings(pairs: dict[str, object]) -> list[str]:
 
 def cpu_s(pid: int) -> float:
     """Processor time a process has used, of all its threads; 0 where there is no /proc."""
+    return _ticks(pid, 11, 12) / os.sysconf("SC_CLK_TCK")
+
+
+def ended_children_cpu_s(pid: int) -> float:
+    """Processor time of the processes it started that have ended; 0 where there is no /proc."""
+    return _ticks(pid, 13, 14) / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int, *fields: int) -> int:
+    """The sum of fields of /proc/PID/stat, counted from the one after the name."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+        return 0
+    return sum(int(after_name[field]) for field in fields)
 
 
 def resident_bytes(pid: int) -> int:

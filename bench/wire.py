@@ -17,6 +17,7 @@ PUBACK: Final = 4
 _CONNACK: Final = 2
 _SUBACK: Final = 9
 _READ_BYTES: Final = 262_144
+_SEND_WITHIN_S: Final = 30.0
 _DISCONNECT: Final = b"\xe0\x00"
 
 
@@ -81,6 +82,7 @@ class Wire:
 
     def send(self, packets: bytes) -> None:
         """Write packets, all of them."""
+        self._socket.settimeout(_SEND_WITHIN_S)
         self._socket.sendall(packets)
 
     def subscribe(self, topic_filter: str, *, qos: int = 0) -> None:
@@ -91,10 +93,10 @@ class Wire:
 
     def packets(self, timeout_s: float) -> Iterator[tuple[int, bytes]]:
         """(kind, body) of each packet as it comes; raises TimeoutError after `timeout_s` of silence."""
-        self._socket.settimeout(timeout_s)
         while True:
             while self._ready:
                 yield self._ready.popleft()
+            self._socket.settimeout(timeout_s)
             piece = self._socket.recv(_READ_BYTES)
             if not piece:
                 raise ConnectionError("the broker closed the connection")
