@@ -22,7 +22,7 @@ from tests.bad_models import HAZARDS
 from tests.small_model import manifest_of, small_model
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
 
-SEEDS, STEPS = 8, 60
+SEEDS, STEPS = 12, 80
 HISTORY_H = 80
 DESIRED = "metercast/desk/models/desired"
 
@@ -37,6 +37,8 @@ class Fate:
     newest: int = 0  # version that central wanted last
     wanted: dict[int, tuple[Manifest, bytes]] = field(default_factory=dict)  # true ones, by version
     harmful: set[int] = field(default_factory=set)
+    said: Manifest | None = None  # last, by whomever
+    backs: list[Manifest] = field(default_factory=list)
     served: set[int] = field(default_factory=set)
     lowest: int = 0  # version that may serve, unless a file is damaged
 
@@ -57,10 +59,19 @@ class Fate:
         self.wanted[self.newest] = manifest, artifact
         self._say(manifest)
 
+    def step_back(self) -> None:
+        """Central wants something older instead of all that it wanted since."""
+        true = sorted(set(self.wanted) - self.harmful)
+        if len(true) > 1:
+            older, artifact = self.wanted[self.chance.choice(true[:-1])]
+            self.backs.append(manifest_of(artifact, older.golden, older.version, step_back_from=self.newest))
+            self._say(self.backs[-1])
+
     def replay(self) -> None:
         """Somebody says again what was said before."""
         if self.wanted:
-            self._say(self.chance.choice(list(self.wanted.values()))[0])
+            said = [*(manifest for manifest, _ in self.wanted.values()), *self.backs]
+            self._say(self.chance.choice(said))
 
     def forge(self) -> None:
         """Somebody changes what was said."""
@@ -69,7 +80,10 @@ class Fate:
             self._say(manifest.model_copy(update={"version": self.newest + 100}))
 
     def _say(self, manifest: Manifest) -> None:
-        self.desk.tell(DesiredArrived(DESIRED, Desired(champion=manifest).encode()))
+        self.said = manifest
+        shadows = [None, *(manifest for manifest, _ in self.wanted.values())]
+        message = Desired(champion=manifest, challenger=self.chance.choice(shadows))
+        self.desk.tell(DesiredArrived(DESIRED, message.encode()))
 
     def send(self) -> None:
         """Chunks come, of anything, some of them wrong."""
@@ -78,6 +92,15 @@ class Fate:
             for number, chunk in enumerate(pack(artifact).chunks):
                 sent = chunk if self.chance.random() < 0.8 else self.chance.randbytes(len(chunk))
                 self.desk.tell(ChunkArrived(manifest.sha256, number, sent))
+
+    def arrive(self) -> None:
+        """What was desired last comes as it should, if it is fetched, and is tried out."""
+        of_said = {manifest.sha256: artifact for manifest, artifact in self.wanted.values()}
+        if self.said is not None:
+            for number, chunk in enumerate(pack(of_said[self.said.sha256]).chunks):
+                self.desk.tell(ChunkArrived(self.said.sha256, number, chunk))
+        while self.desk.asked:
+            self.desk.prove()
 
     def prove(self) -> None:
         """What was tried out is known."""
@@ -105,25 +128,29 @@ class Fate:
         assert last["origin"] == reading(self.hour, 0)["ts"]
         self.desk.tell(ForecastsConfirmed(((0, START_US // HOUR_US + self.hour),)))
         if last["rung"] == "champion":
-            assert last["model"]["version"] >= self.lowest
-            self.lowest = last["model"]["version"]
-            self.served.add(self.lowest)
+            version = last["model"]["version"]
+            assert version >= self.lowest or self._may_be_back(version)
+            self.lowest = version
+            self.served.add(version)
+
+    def _may_be_back(self, version: int) -> bool:
+        """Whether central signed that this takes the place of all that served."""
+        return any(back.version == version and (back.step_back_from or 0) >= max(self.served) for back in self.backs)
 
     def play(self) -> None:
         """One step, and what must hold after it."""
-        steps = [self.want, self.want_harm, self.replay, self.forge, self.send, self.send, self.prove, self.restart]
-        self.chance.choice([*steps, self.damage])()
+        central, others = (
+            [self.want, self.want_harm, self.step_back],
+            [self.replay, self.forge, self.damage, self.restart],
+        )
+        self.chance.choice([*central, *others, self.send, self.prove, *[self.arrive] * 4])()
         self.forecast()
         assert self.served <= set(self.wanted) - self.harmful
 
     def end(self) -> None:
         """All of it comes as it should."""
         self.want()
-        manifest, artifact = self.wanted[self.newest]
-        for number, chunk in enumerate(pack(artifact).chunks):
-            self.desk.tell(ChunkArrived(manifest.sha256, number, chunk))
-        while self.desk.asked:
-            self.desk.prove()
+        self.arrive()
         self.forecast()
 
 
