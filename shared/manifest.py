@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -97,7 +98,7 @@ class Manifest(BaseModel):
         return Manifest.model_validate(self.model_dump(mode="json", by_alias=True))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packed:
     """An artifact as it travels: gzip in chunks of at most CHUNK_BYTES."""
 
@@ -105,6 +106,7 @@ class Packed:
     size: int
     chunks: list[bytes]
 
+    @cached_property
     def claims(self) -> dict[str, Any]:
         """What a manifest says of it."""
         return {

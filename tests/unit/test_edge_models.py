@@ -192,14 +192,14 @@ def _of_another_artifact() -> tuple[Manifest, list[bytes]]:
     """What a manifest says of its chunks is true, but together they are another artifact."""
     other = pack(small_model(seed=2)[0])
     own, golden = small_model()
-    return manifest_of(own, golden, 9, **other.claims() | {"sha256": "0" * 64}), other.chunks
+    return manifest_of(own, golden, 9, **other.claims | {"sha256": "0" * 64}), other.chunks
 
 
 def _bomb() -> tuple[Manifest, list[bytes]]:
     """A few hundred kilobytes that inflate to 200 MB, and claim to be small."""
     packed = pack(b"\0" * 200_000_000)
     artifact, golden = small_model()
-    return manifest_of(artifact, golden, 9, **packed.claims() | {"size": 500_000}), packed.chunks
+    return manifest_of(artifact, golden, 9, **packed.claims | {"size": 500_000}), packed.chunks
 
 
 @pytest.mark.parametrize(
