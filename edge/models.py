@@ -366,17 +366,19 @@ class Models:
         self.refused.fail(gone.manifest, refused, _text(now))
         self.is_unwritten = self.unreported = True
         log.error("model failed running", extra={"role": role, "version": gone.manifest.version, "reason": refused})
-        if role == CHAMPION:
-            self._step_back(now)
-        champion = self.champion
+        champion = self._step_back(now) if role == CHAMPION else self.champion
+        if role == CHAMPION and champion is not None:
+            self._accept(champion.manifest)
         instead = f"version {champion.manifest.version} serves" if champion else "none serves"
         return f"version {gone.manifest.version} failed running, {instead}: {refused}"
 
-    def _step_back(self, now: datetime) -> None:
+    def _step_back(self, now: datetime) -> Predictor | None:
+        """Let the champion before run; where it only stands in for a file that was lost, what was accepted stays."""
         before, self._previous = self._previous, None
-        if before is not None and self._take_up(CHAMPION, before, now):
-            self._accept(before.manifest)
+        if before is not None:
+            self._take_up(CHAMPION, before, now)
         self.is_unwritten = self.unreported = True
+        return self.champion
 
     # -- what is told ----------------------------------------------------------------------------------------------
 

@@ -131,6 +131,18 @@ def test_a_model_whose_file_was_damaged_on_disk_is_refused_at_start_and_fetched_
     assert _next_forecast(desk)["rung"] == "champion"
 
 
+def test_a_model_whose_file_was_lost_comes_back_though_the_one_before_stands_in_for_it(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    manifest, chunks = small_manifest(version=2, seed=2)
+    _install(desk, manifest, chunks)
+    (desk.folder / "models" / f"{manifest.sha256}.onnx").unlink()
+    for _ in range(2):
+        desk.restart()
+        assert _next_forecast(desk)["model"]["version"] == 1
+    _install(desk, manifest, chunks)
+    assert _next_forecast(desk)["model"]["version"] == 2
+
+
 def test_the_challenger_runs_in_the_shadow_and_is_scored_beside_the_champion(desk: EdgeAtDesk) -> None:
     old, old_chunks = small_manifest(version=1)
     new, new_chunks = small_manifest(version=2, seed=2)
