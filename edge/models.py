@@ -115,7 +115,9 @@ class Models:
     def lineup(self) -> Lineup:
         """Who forecasts: a challenger that is the champion itself would say the same again."""
         champion, challenger = self.champion, self.challenger
-        same = champion is not None and challenger is not None and champion.session is challenger.session
+        same = (
+            champion is not None and challenger is not None and champion.manifest.sha256 == challenger.manifest.sha256
+        )
         return Lineup(champion, None if same else challenger, self.starter)
 
     @property
@@ -298,19 +300,34 @@ class Models:
         """Begin with the newest wanted model that is whole, unless a proof is under way."""
         if self._proving is not None:
             return []
-        for manifest in reversed(self._wanted.values()):
+        for manifest in reversed(self._unproven()):
             if manifest.sha256 in self._ready:
                 self._proving = manifest
                 return [Prove(manifest, self._ready[manifest.sha256])]
         return []
 
+    def _unproven(self) -> list[Manifest]:
+        """What is wanted and does not run yet, the newest last; two may claim different things of one artifact."""
+        return [
+            wanted
+            for role, wanted in self._wanted.items()
+            if (serving := self._running.get(role)) is None or not _is_same_model(serving.manifest, wanted)
+        ]
+
+    def _end_wait(self, sha256: str) -> bytes | None:
+        """The artifact that waited for its proof; it is held no longer than somebody else waits for another."""
+        artifact = self._ready.get(sha256)
+        if all(manifest.sha256 != sha256 for manifest in self._unproven()):
+            self._ready.pop(sha256, None)
+        return artifact
+
     def on_proven(self, manifest: Manifest, model: Predictor, now: datetime) -> list[Effect]:
         """Swap a proven model in wherever it is still wanted."""
         self._proving = None
         roles = [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]
-        artifact = self._ready.pop(manifest.sha256, None)
         for role in roles:
             self._install(role, replace(model, manifest=self._wanted[role]), now)
+        artifact = self._end_wait(manifest.sha256)
         saved = [SaveArtifact(manifest.sha256, artifact)] if artifact is not None and roles else []
         return [*saved, *self._prove_next(), self._keep(), self.report()]
 
@@ -320,9 +337,9 @@ class Models:
         return [*self._give_up(manifest, refused, now), *self._prove_next()]
 
     def _give_up(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
-        self._ready.pop(manifest.sha256, None)
-        for role in [role for role, wanted in self._wanted.items() if wanted.sha256 == manifest.sha256]:
+        for role in [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]:
             del self._wanted[role]
+        self._end_wait(manifest.sha256)
         self.refused.note(manifest, refused, _text(now), in_vain=True)
         self.is_unwritten = True
         return [self._keep(), self.report()]

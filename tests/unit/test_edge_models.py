@@ -12,11 +12,13 @@ from edge.effects import (
     ChunkArrived,
     DesiredArrived,
     ForecastsConfirmed,
+    Prove,
     Publish,
     Subscribe,
     Unsubscribe,
 )
-from shared.clock import HOUR_US, parse_instant_us
+from shared.clock import HOUR_US, parse_instant_us, to_datetime
+from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Golden, Manifest, pack
 from shared.messages import Desired
 from shared.refusals import Cause
@@ -266,6 +268,20 @@ def test_a_stalled_transfer_is_asked_for_again(desk: EdgeAtDesk) -> None:
     assert desk.node.models.stalled() == [Subscribe(f"metercast/artifacts/{manifest.sha256}/+")]
 
 
+def test_one_model_in_both_roles_forecasts_once_also_after_a_restart_or_a_step_back(desk: EdgeAtDesk) -> None:
+    old, bad = small_manifest(version=1), small_manifest(version=2, seed=2)
+    _install(desk, *old)
+    _want(desk, bad[0], challenger=old[0])
+    _deliver(desk, *bad)
+    assert desk.node.models.lineup.challenger is not None
+    desk.node.models.fail("champion", ModelRefused(Cause.FAILED_RUNNING, "test"), to_datetime(START_US))
+    for _ in range(2):
+        assert _next_forecast(desk)["model"]["version"] == 1
+        assert desk.node.models.challenger is not None
+        assert desk.node.models.lineup.challenger is None
+        desk.restart()
+
+
 def test_what_is_reported_is_retained(desk: EdgeAtDesk) -> None:
     report = desk.node.models.report()
     assert isinstance(report, Publish)
@@ -406,6 +422,29 @@ def test_of_two_manifests_in_quick_succession_the_newer_wins_whichever_is_proven
     assert [row["version"] for row in [_next_forecast(desk)["model"]]] == [3]
     assert desk.node.models.swaps == 2
     assert _reported(desk)["refused"] == []
+
+
+@pytest.mark.parametrize("first_is_true", [True, False])
+def test_what_is_found_out_of_one_claim_says_nothing_of_another_about_the_same_artifact(
+    desk: EdgeAtDesk, *, first_is_true: bool
+) -> None:
+    desk.proves = False
+    first, chunks = small_manifest(version=1) if first_is_true else _wrong_golden()
+    _install(desk, first, chunks)
+    _want(desk, small_manifest(version=10)[0])
+    while desk.asked:
+        desk.prove()
+    assert _next_forecast(desk)["model"]["version"] == 10
+
+
+def test_one_artifact_under_two_claims_is_proven_once_for_each_role(desk: EdgeAtDesk) -> None:
+    champion, chunks = small_manifest(version=2)
+    challenger = small_manifest(version=1)[0]
+    _want(desk, champion, challenger)
+    _deliver(desk, champion, chunks)
+    assert [_reported(desk)[role]["version"] for role in ("champion", "challenger")] == [2, 1]
+    assert len([effect for effect in desk.effects if isinstance(effect, Prove)]) == 2
+    assert not desk.node.models.lineup.challenger
 
 
 def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: EdgeAtDesk) -> None:
