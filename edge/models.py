@@ -238,8 +238,9 @@ class Models:
         if artifact is not None:
             self._ready[sha256] = artifact
             return []
-        if sha256 not in self._transfers:
-            self._transfers[sha256] = Transfer(manifest)
+        known = self._transfers.get(sha256)
+        if known is None or not known.is_of(manifest):
+            self._transfers[sha256] = Transfer(manifest, asked=known.asked if known else set())
             self._transfers[sha256].resume(self._shelf.chunks(sha256))
         return [Subscribe(one) for one in self._transfers[sha256].wanted_filters(self._topics.root)]
 

@@ -1,5 +1,6 @@
 """Models at the edge: fetched, checked, swapped in between rounds, or refused with the running one untouched."""
 
+import gzip
 import json
 import shutil
 from contextlib import suppress
@@ -19,7 +20,7 @@ from edge.effects import (
 )
 from shared.clock import HOUR_US, parse_instant_us, to_datetime
 from shared.errors import ModelRefused
-from shared.manifest import CHUNK_BYTES, Golden, Manifest, pack
+from shared.manifest import CHUNK_BYTES, Golden, Manifest, digest_of, pack
 from shared.messages import Desired
 from shared.refusals import Cause
 from tests.small_model import manifest_of, small_manifest, small_model
@@ -345,6 +346,19 @@ def test_a_transfer_that_is_wanted_no_more_leaves_nothing(desk: EdgeAtDesk) -> N
     effects = _want(desk, small_manifest(version=3, seed=2)[0])
     assert Unsubscribe(f"metercast/artifacts/{manifest.sha256}/+") in effects
     assert not list((desk.folder / "models").glob("*.chunks"))
+
+
+def test_an_artifact_that_is_packed_anew_on_its_way_comes_in_the_new_pieces(desk: EdgeAtDesk) -> None:
+    artifact, golden = small_model()
+    packed = gzip.compress(artifact, 1, mtime=0)
+    pieces = [packed[start : start + CHUNK_BYTES] for start in range(0, len(packed), CHUNK_BYTES)]
+    claims = {"compressed_size": len(packed), "chunks": len(pieces), "chunk_sha256": [*map(digest_of, pieces)]}
+    _want(desk, manifest_of(artifact, golden, **claims))
+    desk.tell(ChunkArrived(digest_of(artifact), 0, pieces[0]))
+    manifest, chunks = small_manifest()
+    assert Subscribe(f"metercast/artifacts/{manifest.sha256}/+") in _want(desk, manifest)
+    _deliver(desk, manifest, chunks)
+    assert _next_forecast(desk)["model"]["version"] == 1
 
 
 def test_what_an_earlier_process_was_subscribed_to_is_unsubscribed(desk: EdgeAtDesk) -> None:
