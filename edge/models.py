@@ -211,18 +211,21 @@ class Models:
         wanted, accepted = self._wanted.get(CHAMPION), self._accepted
         if wanted is None:
             return accepted
-        highest = max(accepted.highest, wanted.version)
+        after = accepted.after(wanted)
         if (manifest.version, manifest.sha256) == (wanted.version, wanted.sha256):
-            return Accepted(highest, wanted.version, wanted.sha256)
-        return replace(accepted, highest=highest)
+            return after
+        return replace(accepted, highest=after.highest)
 
     def _adopt(self, role: str, serving: Serving, manifest: Manifest, now: datetime) -> None:
         """Let a model that runs already, proven as it is, run under this manifest, perhaps in another role."""
         known = replace(serving.model, manifest=manifest)
-        if self._running.get(role) is serving:
-            self._running[role] = replace(serving, model=known)
-        else:
+        if self._running.get(role) is not serving:
             self._install(role, known, now)
+            return
+        self._running[role] = replace(serving, model=known)
+        self.refused.lift(manifest)
+        if role == CHAMPION:
+            self._accepted = replace(self._accepted, highest=self._accepted.after(manifest).highest)
 
     def _withdraw(self, role: str, manifest: Manifest, now: datetime) -> None:
         """Run it no more, and never again: whoever says so had to sign it."""
@@ -358,7 +361,7 @@ class Models:
         self._accept(model.manifest)
 
     def _accept(self, manifest: Manifest) -> None:
-        self._accepted = Accepted(max(self._accepted.highest, manifest.version), manifest.version, manifest.sha256)
+        self._accepted = self._accepted.after(manifest)
         self._attempts, self._is_on_trial, self._has_run = 0, False, False
 
     # -- failing at run time ---------------------------------------------------------------------------------------

@@ -398,6 +398,28 @@ def test_a_signed_step_back_runs_at_once_and_can_not_be_replayed_nor_what_it_is_
     assert _next_forecast(desk)["model"]["version"] == 3
 
 
+def test_a_version_that_was_stepped_back_from_before_it_came_here_can_not_be_replayed(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    _want(desk, small_manifest(version=1, step_back_from=2)[0])
+    for _ in range(2):
+        _install(desk, *small_manifest(version=2, seed=2))
+        assert _reported(desk)["refused"][-1]["reason"] == "version_not_newer"
+        assert _next_forecast(desk)["model"]["version"] == 1
+        desk.restart()
+    _install(desk, *small_manifest(version=3, seed=3))
+    assert _next_forecast(desk)["model"]["version"] == 3
+
+
+def test_what_was_told_of_a_running_models_manifest_is_lifted_when_it_is_signed_anew(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest()
+    _install(desk, manifest, chunks)
+    later_us = parse_instant_us("2026-07-01T00:00:00Z")
+    for known, told in ((manifest, ["expired"]), (small_manifest(expires="2026-08-01T00:00:00Z")[0], [])):
+        desk.tell_at_once(DesiredArrived(DESIRED, Desired(champion=known).encode()), later_us)
+        assert [refusal["reason"] for refusal in _reported(desk)["refused"]] == told
+        assert _reported(desk)["champion"]["version"] == 1
+
+
 def test_a_champion_that_is_not_named_goes_on_and_one_that_is_withdrawn_never_comes_back(desk: EdgeAtDesk) -> None:
     manifest, chunks = small_manifest(version=1)
     _install(desk, manifest, chunks)
