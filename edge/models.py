@@ -376,7 +376,7 @@ class Models:
         return True
 
     def end_trial(self) -> None:
-        """The champion has made a round."""
+        """A round was made, and this process is still there."""
         if not self._has_run and self._is_on_trial:
             self._has_run, self._attempts, self.is_unwritten = True, 0, True
 

@@ -52,7 +52,7 @@ class Refused:
             raise ModelRefused(Cause(failed.reason), failed.detail)
         known = self._in_vain.get(claim_of(manifest))
         if known is not None:
-            raise known
+            raise ModelRefused(known.cause, str(known))  # a fresh one: each raise of the old would lengthen its trace
 
     def note(self, manifest: Manifest, refused: ModelRefused, at: str, *, in_vain: bool = False) -> bool:
         """Report and count a refusal, unless it is known; returns whether it is new.

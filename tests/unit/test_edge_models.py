@@ -1,8 +1,10 @@
 """Models at the edge: fetched, checked, swapped in between rounds, or refused with the running one untouched."""
 
+import gc
 import gzip
 import json
 import shutil
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from edge.effects import (
     Prove,
     Publish,
     Subscribe,
+    Tick,
     Unsubscribe,
 )
 from shared.clock import HOUR_US, parse_instant_us, to_datetime
@@ -354,7 +357,6 @@ def test_an_artifact_that_is_packed_anew_on_its_way_comes_in_the_new_pieces(desk
     pieces = [packed[start : start + CHUNK_BYTES] for start in range(0, len(packed), CHUNK_BYTES)]
     claims = {"compressed_size": len(packed), "chunks": len(pieces), "chunk_sha256": [*map(digest_of, pieces)]}
     _want(desk, manifest_of(artifact, golden, **claims))
-    desk.tell(ChunkArrived(digest_of(artifact), 0, pieces[0]))
     manifest, chunks = small_manifest()
     assert Subscribe(f"metercast/artifacts/{manifest.sha256}/+") in _want(desk, manifest)
     _deliver(desk, manifest, chunks)
@@ -490,6 +492,44 @@ def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: Ed
     assert desk.node.models.refused.counts == {"golden_rows": 1}
     desk.restart()
     assert [effect for effect in _want(desk, manifest) if isinstance(effect, Subscribe)]
+
+
+def test_desired_messages_that_come_to_nothing_take_no_memory(desk: EdgeAtDesk) -> None:
+    manifest, chunks = _wrong_golden()
+    _install(desk, manifest, chunks)
+    stranger = manifest.model_copy(update={"version": 10})
+    payloads = [Desired(champion=one).encode() for one in (manifest, stranger)]
+
+    def held_after(count: int) -> int:
+        for number in range(count):
+            desk.node.handle(DesiredArrived(DESIRED, payloads[number % 2]), START_US)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before, after = held_after(30), held_after(100)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
+
+
+# -- champions that are stopped before they ran ------------------------------------------------------------------------
+
+
+def test_an_edge_that_is_stopped_while_it_takes_a_backlog_in_holds_nothing_against_its_champion(
+    desk: EdgeAtDesk,
+) -> None:
+    _install(desk, *small_manifest())
+    desk.tick()
+    desk.store.close()
+    at_wall = EdgeAtDesk(desk.folder, settings=(*SETTINGS, "clock=wall"))
+    for hour in range(24 * 8 + 1, 24 * 8 + 6):
+        at_wall.send(("m1", reading(hour, 1.0)), wall_us=START_US + (hour + 1) * HOUR_US, tick=False)
+        assert at_wall.node.busy
+        at_wall.tell(Tick(caught_up=False), START_US + (hour + 1) * HOUR_US)
+        at_wall.restart()
+    assert at_wall.node.models.champion is not None
 
 
 # -- crashes -----------------------------------------------------------------------------------------------------------
