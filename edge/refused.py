@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from shared.errors import ModelRefused
 from shared.manifest import Manifest, digest_of
-from shared.messages import Refusal
+from shared.messages import MAX_REASON, Refusal
 from shared.refusals import Cause
 
 KEPT: Final = 20  # of each: what is reported, what is remembered
@@ -86,7 +86,8 @@ def claim_of(manifest: Manifest) -> str:
 
 
 def _refusal(manifest: Manifest, refused: ModelRefused, at: str) -> Refusal:
-    return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=str(refused), at=at)
+    detail = str(refused)[:MAX_REASON]
+    return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=detail, at=at)
 
 
 def _keep(kept: dict[str, _T], key: str, value: _T) -> None:

@@ -23,8 +23,8 @@ from edge.effects import (
 )
 from shared.clock import HOUR_US, parse_instant_us, to_datetime
 from shared.errors import ModelRefused
-from shared.manifest import CHUNK_BYTES, Golden, Manifest, digest_of, pack
-from shared.messages import Desired
+from shared.manifest import CHUNK_BYTES, VERSION_AT_MOST, Golden, Manifest, digest_of, pack
+from shared.messages import MAX_REASON, Desired
 from shared.refusals import Cause
 from tests.small_model import manifest_of, small_manifest, small_model
 from tests.unit.edge_harness import START_US, EdgeAtDesk, reading
@@ -254,6 +254,26 @@ def test_a_desired_message_that_cannot_be_read_is_a_dead_letter_and_changes_noth
     desk.tell(DesiredArrived(DESIRED, payload))
     assert desk.dead_letters[-1]["topic"] == DESIRED
     assert _next_forecast(desk)["model"]["version"] == 1
+
+
+@pytest.mark.parametrize("version", ["0", "2147483648", "1e300", "1" + "0" * 400, "NaN", "null", '"one"'])
+def test_a_version_that_cannot_be_kept_is_a_dead_letter(desk: EdgeAtDesk, version: str) -> None:
+    payload = Desired(champion=small_manifest(version=7)[0]).encode().decode()
+    desk.tell(DesiredArrived(DESIRED, payload.replace('"version":7', f'"version":{version}').encode()))
+    assert "champion.version" in desk.dead_letters[-1]["reason"] or "JSON" in desk.dead_letters[-1]["reason"]
+    assert not desk.of_topic("models/reported")
+
+
+def test_the_last_version_there_can_be_serves_and_is_scored(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=VERSION_AT_MOST))
+    for _ in range(3):
+        assert _next_forecast(desk)["model"]["version"] == VERSION_AT_MOST
+    assert VERSION_AT_MOST in {row["model_version"] for row in desk.rows("scores")}
+
+
+def test_a_refusal_is_told_in_a_sentence_of_bounded_length(desk: EdgeAtDesk) -> None:
+    _want(desk, small_manifest(expires="x" * 10_000)[0])
+    assert len(_reported(desk)["refused"][0]["detail"]) == MAX_REASON
 
 
 def test_chunks_nobody_asked_for_and_chunks_too_large_are_not_kept(desk: EdgeAtDesk) -> None:
