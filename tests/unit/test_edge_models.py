@@ -21,8 +21,9 @@ from edge.effects import (
     Tick,
     Unsubscribe,
 )
+from edge.store import Store
 from shared.clock import HOUR_US, parse_instant_us, to_datetime
-from shared.errors import ModelRefused
+from shared.errors import ModelRefused, StateError
 from shared.manifest import CHUNK_BYTES, VERSION_AT_MOST, Golden, Manifest, digest_of, pack
 from shared.messages import MAX_REASON, Desired
 from shared.refusals import Cause
@@ -532,6 +533,22 @@ def test_desired_messages_that_come_to_nothing_take_no_memory(desk: EdgeAtDesk) 
     finally:
         tracemalloc.stop()
     assert after - before < 100_000
+
+
+def test_without_room_on_disk_at_the_start_the_champion_serves_all_the_same(
+    desk: EdgeAtDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(desk, *small_manifest())
+
+    def full(*_given: object) -> None:
+        raise StateError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "commit", full)
+        desk.restart()
+    assert desk.node.models.is_unwritten
+    assert _next_forecast(desk)["rung"] == "champion"
+    assert not desk.node.models.is_unwritten
 
 
 # -- champions that are stopped before they ran ------------------------------------------------------------------------
