@@ -49,7 +49,7 @@ class Refused:
         """Raise ModelRefused where it is known that this model will not do."""
         failed = self._failed.get(manifest.sha256)
         if failed is not None:
-            raise ModelRefused(Cause(failed.reason), failed.detail)
+            raise ModelRefused(_cause_of(failed), failed.detail)
         known = self._in_vain.get(claim_of(manifest))
         if known is not None:
             raise ModelRefused(known.cause, str(known))  # a fresh one: each raise of the old would lengthen its trace
@@ -88,6 +88,14 @@ def claim_of(manifest: Manifest) -> str:
 def _refusal(manifest: Manifest, refused: ModelRefused, at: str) -> Refusal:
     detail = str(refused)[:MAX_REASON]
     return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=detail, at=at)
+
+
+def _cause_of(failed: Refusal) -> Cause:
+    """Its cause; a word of a later release, which was here before, says as much to this one."""
+    try:
+        return Cause(failed.reason)
+    except ValueError:
+        return Cause.FAILED_RUNNING
 
 
 def _keep(kept: dict[str, _T], key: str, value: _T) -> None:

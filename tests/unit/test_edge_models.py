@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edge.changes import Changes
 from edge.effects import (
     ChunkArrived,
     DesiredArrived,
@@ -567,6 +568,33 @@ def test_an_edge_that_is_stopped_while_it_takes_a_backlog_in_holds_nothing_again
         at_wall.tell(Tick(caught_up=False), START_US + (hour + 1) * HOUR_US)
         at_wall.restart()
     assert at_wall.node.models.champion is not None
+
+
+@pytest.mark.parametrize("fact", ["[]", "{", "null", '{"champion": 3}', '{"failed": [{}]}'])
+def test_a_fact_that_cannot_be_read_costs_the_models_and_not_the_start(desk: EdgeAtDesk, fact: str) -> None:
+    desk.store.commit(Changes(facts={"models": fact}), desk.node.site)
+    desk.restart()
+    assert _next_forecast(desk)["rung"] == "profile_mean"
+    _install(desk, *small_manifest())
+    assert _next_forecast(desk)["rung"] == "champion"
+
+
+def test_the_facts_of_an_earlier_and_of_a_later_release_are_read(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest(version=2)
+    _install(desk, manifest, chunks)
+    champion = json.loads(desk.store.facts["models"])["champion"]
+    for name in ("signatures", "step_back_from", "withdrawn"):
+        del champion["manifest"][name]
+    desk.store.commit(Changes(facts={"models": json.dumps({"champion": champion})}), desk.node.site)
+    desk.restart()
+    assert _next_forecast(desk)["model"]["version"] == 2
+    _want(desk, small_manifest(version=1, seed=2)[0])
+    assert _reported(desk)["refused"][-1]["reason"] == "version_not_newer"
+    failed = {"sha256": manifest.sha256, "version": 2, "reason": "a_later_word", "at": "2026-01-05T00:00:00Z"}
+    desk.store.commit(Changes(facts={"models": json.dumps({"failed": [failed]})}), desk.node.site)
+    desk.restart()
+    _install(desk, manifest, chunks)
+    assert _next_forecast(desk)["rung"] == "profile_mean"
 
 
 # -- crashes -----------------------------------------------------------------------------------------------------------
