@@ -214,6 +214,7 @@ def _figures(seen: Seen, size: Mapping[str, float]) -> list[Figure]:
         "forecasts": len(seen.sent_s),
         "rungs": dict(seen.rungs),
         **_percentiles("pause", pauses_s),
+        **_percentiles("placebo", np.maximum(np.array(quiet_s) - np.median(quiet_s), 0.0)),  # a pause without a swap
         **_percentiles("delay", came_s - sent_s),
         **_percentiles("worst_delay_around_swap", swaps_s),
         **_percentiles("worst_delay_without", quiet_s),

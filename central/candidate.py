@@ -270,7 +270,7 @@ class Workshop:
         return Manifest(
             name=FLEET,
             version=version,
-            **pack(artifact).claims(),
+            **pack(artifact).claims,
             created=iso(to_us(order.started)),
             expires=iso(to_us(order.started + EXPIRES_AFTER)),
             features=list(model.features),

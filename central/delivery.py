@@ -42,7 +42,7 @@ from central.rollout_state import Comparison, RolloutState
 from central.telemetry import CentralMetrics
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
-from shared.manifest import Manifest, pack
+from shared.manifest import Manifest, Packed, pack
 from shared.messages import Desired
 from shared.mqtt import Connection
 from shared.topics import SiteTopics, artifact_chunk
@@ -50,6 +50,7 @@ from shared.topics import SiteTopics, artifact_chunk
 log = logging.getLogger(__name__)
 
 CHUNK_EXPIRY: Final = timedelta(days=30)
+PACKS_KEPT: Final = 3  # champion, challenger, and what is on its way
 REFRESH_EVERY: Final = timedelta(days=7)
 SITES_NAMED: Final = 20  # in a line of the journal
 NO_KEY: Final = "no private key: `central keys new`"
@@ -109,6 +110,7 @@ class Delivery:
         self._metrics = metrics
         self._root = root
         self._keyring = keyring
+        self._packs: dict[str, Packed] = {}  # by sha256, the latest used last
         self._signers: frozenset[str] | None = None
         self._missing = ""
         self._refreshed: datetime | None = None
@@ -241,18 +243,32 @@ class Delivery:
     def _signed(self, manifest: Manifest | None, site: str, wall: datetime) -> Manifest | None:
         if manifest is None:
             return None
+        packed = self._packed(manifest.sha256)
+        if packed is not None:  # what is signed are the chunks that are published, whatever packed it when it was made
+            manifest = manifest.model_copy(update=packed.claims)
         signed = self._keyring.signed(manifest, site=site, wall=wall)
         if signed is None:
             raise _Unsigned
         return signed
 
     def _publish_artifact(self, sha256: str) -> None:
-        try:
-            artifact = self._work.artifact(sha256).read_bytes()
-        except OSError as error:
-            log.error("artifact missing", extra={"sha256": sha256, "reason": error.strerror})
-            return
-        self._publish_chunks(sha256, pack(artifact).chunks)
+        packed = self._packed(sha256)
+        if packed is not None:
+            self._publish_chunks(sha256, packed.chunks)
+
+    def _packed(self, sha256: str) -> Packed | None:
+        """An artifact as it is published; None, with a line in the log, when it is not there."""
+        packed = self._packs.pop(sha256, None)
+        if packed is None:
+            try:
+                packed = pack(self._work.artifact(sha256).read_bytes())
+            except OSError as error:
+                log.error("artifact missing", extra={"sha256": sha256, "reason": error.strerror})
+                return None
+        self._packs[sha256] = packed
+        for oldest in list(self._packs)[:-PACKS_KEPT]:
+            del self._packs[oldest]
+        return packed
 
     def _publish_chunks(self, sha256: str, chunks: Iterable[bytes]) -> None:
         for number, chunk in enumerate(chunks):

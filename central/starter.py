@@ -222,7 +222,7 @@ def _manifest(model: TrainedModel, artifact: bytes, golden: Golden, sources: Seq
     return Manifest(
         name=NAME,
         version=1,
-        **pack(artifact).claims(),
+        **pack(artifact).claims,
         created=iso(model.trained_until_us),
         expires=NEVER,
         features=list(model.features),

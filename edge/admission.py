@@ -42,6 +42,11 @@ class Accepted:
     version: int = 0
     sha256: str = ""
 
+    def after(self, manifest: Manifest) -> Accepted:
+        """What is remembered once this champion was swapped in: what it steps back from is as old as if it had run."""
+        highest = max(self.highest, manifest.version, manifest.step_back_from or 0)
+        return Accepted(highest, manifest.version, manifest.sha256)
+
 
 def admit(
     manifest: Manifest, here: Here, *, role: str, accepted: Accepted, now: datetime, clock_suspect: bool = False

@@ -32,7 +32,7 @@ from edge.uplink import UplinkLedger
 from shared import __version__
 from shared.calendars import site_calendar
 from shared.clock import iso, to_us, wall_now
-from shared.errors import MetercastError
+from shared.errors import MetercastError, StateDamaged, StateError
 from shared.manifest import Manifest
 from shared.messages import Status
 from shared.mqtt import Connection, Will
@@ -151,9 +151,21 @@ def _resume(models: Models, fact: str, store: Store, site: SiteState) -> None:
     except ValueError as error:
         log.error("the models of the last run cannot be read", extra={"reason": str(error)})
         return
-    store.commit(Changes(facts={"models": kept.text()}), site)
+    _note(kept.text(), store, site)
     models.resume(kept, now, failed=failed)
-    store.commit(Changes(facts={"models": models.take_fact()}), site)
+    models.is_unwritten = not _note(models.take_fact(), store, site)
+
+
+def _note(fact: str, store: Store, site: SiteState) -> bool:
+    """Write the fact and return whether that could be done: without room on disk the models serve all the same."""
+    try:
+        store.commit(Changes(facts={"models": fact}), site)
+    except StateDamaged:
+        raise
+    except StateError as error:
+        log.error("that models are begun with cannot be written", extra={"reason": str(error)})
+        return False
+    return True
 
 
 def build(params: Params) -> Edge:

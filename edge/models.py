@@ -116,7 +116,9 @@ class Models:
     def lineup(self) -> Lineup:
         """Who forecasts: a challenger that is the champion itself would say the same again."""
         champion, challenger = self.champion, self.challenger
-        same = champion is not None and challenger is not None and champion.session is challenger.session
+        same = (
+            champion is not None and challenger is not None and champion.manifest.sha256 == challenger.manifest.sha256
+        )
         return Lineup(champion, None if same else challenger, self.starter, self._absent)
 
     @property
@@ -218,19 +220,21 @@ class Models:
         wanted, accepted = self._wanted.get(CHAMPION), self._accepted
         if wanted is None:
             return accepted
-        highest = max(accepted.highest, wanted.version)
+        after = accepted.after(wanted)
         if (manifest.version, manifest.sha256) == (wanted.version, wanted.sha256):
-            return Accepted(highest, wanted.version, wanted.sha256)
-        return replace(accepted, highest=highest)
+            return after
+        return replace(accepted, highest=after.highest)
 
     def _adopt(self, role: str, serving: Serving, manifest: Manifest, now: datetime) -> None:
         """Let a model that runs already, proven as it is, run under this manifest, perhaps in another role."""
         known = replace(serving.model, manifest=manifest)
-        self.refused.lift(manifest)
-        if self._running.get(role) is serving:
-            self._running[role] = replace(serving, model=known)
-        else:
+        if self._running.get(role) is not serving:
             self._install(role, known, now)
+            return
+        self._running[role] = replace(serving, model=known)
+        self.refused.lift(manifest)
+        if role == CHAMPION:
+            self._accepted = replace(self._accepted, highest=self._accepted.after(manifest).highest)
 
     def _withdraw(self, role: str, manifest: Manifest, now: datetime) -> None:
         """Run it no more, and never again: whoever says so had to sign it."""
@@ -247,7 +251,7 @@ class Models:
             self._ready[sha256] = artifact
             return []
         known = self._transfers.get(sha256)
-        if known is None or known.manifest.chunk_sha256 != manifest.chunk_sha256:  # new, or packed anew
+        if known is None or not known.is_of(manifest):
             self._transfers[sha256] = Transfer(manifest, asked=known.asked if known else set())
             self._transfers[sha256].resume(self._shelf.chunks(sha256))
         self._transfers[sha256].manifest = manifest  # the newest: what was claimed before is wanted no more
@@ -367,7 +371,7 @@ class Models:
         self._accept(model.manifest)
 
     def _accept(self, manifest: Manifest) -> None:
-        self._accepted = Accepted(max(self._accepted.highest, manifest.version), manifest.version, manifest.sha256)
+        self._accepted = self._accepted.after(manifest)
         self._attempts, self._is_on_trial, self._has_run = 0, False, False
 
     # -- failing at run time ---------------------------------------------------------------------------------------
@@ -382,7 +386,7 @@ class Models:
         return True
 
     def end_trial(self) -> None:
-        """The champion has made a round."""
+        """A round was made, and this process is still there."""
         if not self._has_run and self._is_on_trial:
             self._has_run, self._attempts, self.is_unwritten = True, 0, True
 

@@ -323,16 +323,17 @@ class Node:
         now_us = self.clock.now_us
         if now_us == NO_INSTANT:
             return []
-        if self.rounds.due() and self.models.begin_trial():
+        # Under the wall clock a backlog is taken in first: only the newest origin is worth a forecast then.
+        ready = caught_up or self.params.clock == "event"
+        due = ready and self.rounds.due()
+        if due and self.models.begin_trial():
             return [self._commit(Changes())]
         changes = Changes()
         self._reopen(now_us, changes)
-        cleared = self._close_waiting(now_us, changes, silent_too=caught_up or self.params.clock == "event")
-        # Under the wall clock a backlog is taken in first: only the newest origin is worth a forecast then.
-        ready = caught_up or self.params.clock == "event"
+        cleared = self._close_waiting(now_us, changes, silent_too=ready)
         at_most = ROUNDS_PER_TICK if ready else 0
         made = self.rounds.make(changes, at_most=at_most, now_us=now_us, wall_us=self.clock.wall_us)
-        if made.publications:
+        if due:
             self.models.end_trial()
         retired = [(now_us, "retired", publish.topic) for publish in cleared]
         events = columns_of(EVENT_COLUMNS, [*retired, *made.events])

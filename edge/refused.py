@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from shared.errors import ModelRefused
 from shared.manifest import Manifest, digest_of
-from shared.messages import Refusal
+from shared.messages import MAX_REASON, Refusal
 from shared.refusals import Cause
 
 KEPT: Final = 20  # of each: what is reported, what is remembered
@@ -49,10 +49,10 @@ class Refused:
         """Raise ModelRefused where it is known that this model will not do."""
         failed = self._failed.get(manifest.sha256)
         if failed is not None:
-            raise ModelRefused(Cause(failed.reason), failed.detail)
+            raise ModelRefused(_cause_of(failed), failed.detail)
         known = self._in_vain.get(claim_of(manifest))
         if known is not None:
-            raise known
+            raise ModelRefused(known.cause, str(known))  # a fresh one: each raise of the old would lengthen its trace
 
     def note(self, manifest: Manifest, refused: ModelRefused, at: str, *, in_vain: bool = False) -> bool:
         """Report and count a refusal, unless it is known; returns whether it is new.
@@ -86,7 +86,16 @@ def claim_of(manifest: Manifest) -> str:
 
 
 def _refusal(manifest: Manifest, refused: ModelRefused, at: str) -> Refusal:
-    return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=str(refused), at=at)
+    detail = str(refused)[:MAX_REASON]
+    return Refusal(sha256=manifest.sha256, version=manifest.version, reason=refused.cause, detail=detail, at=at)
+
+
+def _cause_of(failed: Refusal) -> Cause:
+    """Its cause; a word of a later release, which was here before, says as much to this one."""
+    try:
+        return Cause(failed.reason)
+    except ValueError:
+        return Cause.FAILED_RUNNING
 
 
 def _keep(kept: dict[str, _T], key: str, value: _T) -> None:

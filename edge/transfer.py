@@ -35,6 +35,11 @@ class Transfer:
     moves: bool = False  # whether a chunk came since it was last asked
     asked: set[str] = field(default_factory=set)  # topic filters
 
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether these are the pieces that it names, too: another zlib packs the same artifact otherwise."""
+        mine = self.manifest
+        return (mine.size, mine.chunk_sha256) == (manifest.size, manifest.chunk_sha256)
+
     def resume(self, kept: Mapping[int, bytes]) -> None:
         """Take up the chunks that an earlier process kept, those that are still what they were."""
         for number, chunk in kept.items():

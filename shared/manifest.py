@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +23,7 @@ from shared.refusals import Cause
 CHUNK_BYTES: Final = 131_072
 INPUT: Final = "features"  # name of the graph's one input, float32 [N, F]
 OUTPUT: Final = "quantiles"  # name of its one output, float32 [N, Q]
+VERSION_AT_MOST: Final = 2**31 - 1  # as what is kept of each version has room for
 SHA256: Final = r"^[0-9a-f]{64}$"
 
 
@@ -56,7 +58,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     schema_: Literal[1] = Field(1, alias="schema")
     name: str
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=VERSION_AT_MOST)
     sha256: str = Field(pattern=SHA256)
     size: int = Field(ge=1, description="bytes of the ONNX file")
     compressed_size: int = Field(ge=1, description="bytes of its gzip")
@@ -76,7 +78,9 @@ class Manifest(BaseModel):
     sites: list[str] = Field(default_factory=list, description="sites it is meant for; none means all")
     predecessor: int | None = None
     step_back_from: int | None = Field(
-        None, description="the newest version that this older one is to take the place of; else versions only rise"
+        None,
+        le=VERSION_AT_MOST,
+        description="the newest version that this older one is to take the place of; else versions only rise",
     )
     withdrawn: bool = Field(False, description="not to be run any more, though there is none to step back to")
     reason: str
@@ -97,7 +101,7 @@ class Manifest(BaseModel):
         return Manifest.model_validate(self.model_dump(mode="json", by_alias=True))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packed:
     """An artifact as it travels: gzip in chunks of at most CHUNK_BYTES."""
 
@@ -105,6 +109,7 @@ class Packed:
     size: int
     chunks: list[bytes]
 
+    @cached_property
     def claims(self) -> dict[str, Any]:
         """What a manifest says of it."""
         return {

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared.clock import parse_instant_us
 from shared.errors import MessageRefused
-from shared.manifest import Manifest
+from shared.manifest import VERSION_AT_MOST, Manifest
 
 SCHEMA: Final = 1
 MAX_UPLINK_BYTES: Final = 262_144
@@ -174,7 +174,7 @@ class Running(BaseModel):
     """A model that runs at an edge."""
 
     name: str
-    version: int
+    version: int = Field(le=VERSION_AT_MOST)
     sha256: str
     since: str
 
@@ -183,7 +183,7 @@ class Refusal(BaseModel):
     """A model an edge did not take: `reason` is one word (shared/refusals.py), `detail` the sentence beside it."""
 
     sha256: str
-    version: int = 0
+    version: int = Field(0, le=VERSION_AT_MOST)
     reason: str
     detail: str = ""
     at: str

@@ -50,7 +50,7 @@ def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) 
     content: dict[str, Any] = {
         "name": "metercast-fleet",
         "version": version,
-        **pack(artifact).claims(),
+        **pack(artifact).claims,
         "created": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
         "expires": "2026-06-01T00:00:00Z",  # for edges whose wall clock is the test's
         "features": list(FEATURES),

@@ -97,7 +97,7 @@ def test_the_manifest_is_about_the_artifact_that_lies_beside_it(trained: tuple[P
     manifest = result.manifest
     assert manifest is not None
     packed = pack(WorkFolder(folder).artifact(manifest.sha256).read_bytes())
-    assert packed.claims().items() <= manifest.model_dump().items()
+    assert packed.claims.items() <= manifest.model_dump().items()
     assert any(value is None for row in manifest.golden.inputs for value in row)
     assert (manifest.zone, manifest.country) == ("UTC", "")
 

@@ -134,13 +134,13 @@ def chunks_of_another_artifact() -> Attack:
 
 def another_artifact_under_a_signed_name() -> Attack:
     packed = pack(small_model(seed=2)[0])
-    claims = packed.claims() | {"sha256": "0" * 64}
+    claims = packed.claims | {"sha256": "0" * 64}
     return *good_of(packed.chunks, claims), "bad_digest"
 
 
 def zip_bomb() -> Attack:
     packed = pack(bytes(300_000_000))
-    return *good_of(packed.chunks, packed.claims() | {"size": 70_000}), "bomb"
+    return *good_of(packed.chunks, packed.claims | {"size": 70_000}), "bomb"
 
 
 def good_of(chunks: list[bytes], claims: dict[str, Any]) -> tuple[Manifest, list[bytes]]:

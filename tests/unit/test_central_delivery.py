@@ -24,7 +24,7 @@ from central.telemetry import CentralMetrics
 from central.work import WorkFolder, replace_bytes
 from shared.clock import iso, parse_instant_us, to_us
 from shared.errors import MetercastError
-from shared.manifest import Manifest, pack
+from shared.manifest import Manifest, digest_of, pack
 from shared.memory import MemoryBroker, MemoryConnection
 from shared.messages import Desired
 from shared.mqtt import Connection
@@ -84,7 +84,7 @@ class Shell:
     def model(self, version: int) -> Manifest:
         """A manifest whose artifact is there."""
         artifact = f"model {version}".encode()
-        made = manifest(version).model_copy(update=pack(artifact).claims())
+        made = manifest(version).model_copy(update=pack(artifact).claims)
         replace_bytes(self.work.artifact(made.sha256), artifact)
         return made
 
@@ -135,6 +135,19 @@ def test_each_site_gets_a_manifest_of_its_own_signed_and_valid_for_a_month(shell
         assert parse_instant_us(told.expires) == to_us(WALL + timedelta(days=30))
     assert shell.has(made)
     assert [line["version"] for line in shell.journal("pushed")] == [1]
+
+
+def test_what_is_signed_are_the_chunks_that_are_published_whatever_packed_the_model_when_it_was_made(
+    shell: Shell,
+) -> None:
+    shell.see("a")
+    old = shell.model(1).model_copy(update={"chunk_sha256": [], "compressed_size": 7, "chunks": 3})
+    shell.delivery.accept(old, wall=WALL, event_us=EVENT_US)
+    told = shell.champion("a")
+    published = [shell.broker.retained[artifact_chunk("metercast", old.sha256, n)].payload for n in range(told.chunks)]
+    assert told.chunk_sha256 == [digest_of(chunk) for chunk in published]
+    assert told.compressed_size == sum(map(len, published))
+    verify(told, trusted_by_id([KEY.trusted]))
 
 
 def test_a_refresh_after_a_week_signs_anew(shell: Shell) -> None:

@@ -1,26 +1,32 @@
 """Models at the edge: fetched, checked, swapped in between rounds, or refused with the running one untouched."""
 
+import gc
 import gzip
 import json
 import shutil
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.changes import Changes
 from edge.effects import (
     ChunkArrived,
     DesiredArrived,
     ForecastsConfirmed,
+    Prove,
     Publish,
     Subscribe,
     Tick,
     Unsubscribe,
 )
-from shared.clock import DAY_US, HOUR_US, parse_instant_us
-from shared.manifest import CHUNK_BYTES, Golden, Manifest, digest_of, pack
-from shared.messages import Desired
+from edge.store import Store
+from shared.clock import DAY_US, HOUR_US, parse_instant_us, to_datetime
+from shared.errors import ModelRefused, StateError
+from shared.manifest import CHUNK_BYTES, VERSION_AT_MOST, Golden, Manifest, digest_of, pack
+from shared.messages import MAX_REASON, Desired
 from shared.refusals import Cause
 from tests.bad_models import failing_model
 from tests.small_model import manifest_of, small_manifest, small_model
@@ -134,6 +140,18 @@ def test_a_model_whose_file_was_damaged_on_disk_is_refused_at_start_and_fetched_
     assert _next_forecast(desk)["rung"] == "champion"
 
 
+def test_a_model_whose_file_was_lost_comes_back_though_the_one_before_stands_in_for_it(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    manifest, chunks = small_manifest(version=2, seed=2)
+    _install(desk, manifest, chunks)
+    (desk.folder / "models" / f"{manifest.sha256}.onnx").unlink()
+    for _ in range(2):
+        desk.restart()
+        assert _next_forecast(desk)["model"]["version"] == 1
+    _install(desk, manifest, chunks)
+    assert _next_forecast(desk)["model"]["version"] == 2
+
+
 def test_the_challenger_runs_in_the_shadow_and_is_scored_beside_the_champion(desk: EdgeAtDesk) -> None:
     old, old_chunks = small_manifest(version=1)
     new, new_chunks = small_manifest(version=2, seed=2)
@@ -192,14 +210,14 @@ def _of_another_artifact() -> tuple[Manifest, list[bytes]]:
     """What a manifest says of its chunks is true, but together they are another artifact."""
     other = pack(small_model(seed=2)[0])
     own, golden = small_model()
-    return manifest_of(own, golden, 9, **other.claims() | {"sha256": "0" * 64}), other.chunks
+    return manifest_of(own, golden, 9, **other.claims | {"sha256": "0" * 64}), other.chunks
 
 
 def _bomb() -> tuple[Manifest, list[bytes]]:
     """A few hundred kilobytes that inflate to 200 MB, and claim to be small."""
     packed = pack(b"\0" * 200_000_000)
     artifact, golden = small_model()
-    return manifest_of(artifact, golden, 9, **packed.claims() | {"size": 500_000}), packed.chunks
+    return manifest_of(artifact, golden, 9, **packed.claims | {"size": 500_000}), packed.chunks
 
 
 @pytest.mark.parametrize(
@@ -239,6 +257,26 @@ def test_a_desired_message_that_cannot_be_read_is_a_dead_letter_and_changes_noth
     desk.tell(DesiredArrived(DESIRED, payload))
     assert desk.dead_letters[-1]["topic"] == DESIRED
     assert _next_forecast(desk)["model"]["version"] == 1
+
+
+@pytest.mark.parametrize("version", ["0", "2147483648", "1e300", "1" + "0" * 400, "NaN", "null", '"one"'])
+def test_a_version_that_cannot_be_kept_is_a_dead_letter(desk: EdgeAtDesk, version: str) -> None:
+    payload = Desired(champion=small_manifest(version=7)[0]).encode().decode()
+    desk.tell(DesiredArrived(DESIRED, payload.replace('"version":7', f'"version":{version}').encode()))
+    assert "champion.version" in desk.dead_letters[-1]["reason"] or "JSON" in desk.dead_letters[-1]["reason"]
+    assert not desk.of_topic("models/reported")
+
+
+def test_the_last_version_there_can_be_serves_and_is_scored(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=VERSION_AT_MOST))
+    for _ in range(3):
+        assert _next_forecast(desk)["model"]["version"] == VERSION_AT_MOST
+    assert VERSION_AT_MOST in {row["model_version"] for row in desk.rows("scores")}
+
+
+def test_a_refusal_is_told_in_a_sentence_of_bounded_length(desk: EdgeAtDesk) -> None:
+    _want(desk, small_manifest(expires="x" * 10_000)[0])
+    assert len(_reported(desk)["refused"][0]["detail"]) == MAX_REASON
 
 
 def test_chunks_nobody_asked_for_and_chunks_too_large_are_not_kept(desk: EdgeAtDesk) -> None:
@@ -293,6 +331,25 @@ def test_what_a_wrong_clock_refused_is_asked_for_again_until_the_clock_is_right(
     _deliver(desk, manifest, chunks)
     assert desk.node.models.stalled() == []
     assert (_reported(desk)["champion"]["version"], _reported(desk)["refused"]) == (1, [])
+
+
+def _in_shadow(desk: EdgeAtDesk) -> bool:
+    """Whether a model forecasts beside the champion."""
+    return desk.node.models.lineup.challenger is not None
+
+
+def test_one_model_in_both_roles_forecasts_once_also_after_a_restart_or_a_step_back(desk: EdgeAtDesk) -> None:
+    old, bad = small_manifest(version=1), small_manifest(version=2, seed=2)
+    _install(desk, *old)
+    _want(desk, bad[0], challenger=old[0])
+    _deliver(desk, *bad)
+    assert _in_shadow(desk)
+    desk.node.models.fail("champion", ModelRefused(Cause.FAILED_RUNNING, "test"), to_datetime(START_US))
+    for _ in range(2):
+        assert _next_forecast(desk)["model"]["version"] == 1
+        assert desk.node.models.challenger is not None
+        assert not _in_shadow(desk)
+        desk.restart()
 
 
 def test_what_is_reported_is_retained(desk: EdgeAtDesk) -> None:
@@ -504,6 +561,28 @@ def test_a_signed_step_back_runs_at_once_and_can_not_be_replayed_nor_what_it_is_
     assert _next_forecast(desk)["model"]["version"] == 3
 
 
+def test_a_version_that_was_stepped_back_from_before_it_came_here_can_not_be_replayed(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    _want(desk, small_manifest(version=1, step_back_from=2)[0])
+    for _ in range(2):
+        _install(desk, *small_manifest(version=2, seed=2))
+        assert _reported(desk)["refused"][-1]["reason"] == "version_not_newer"
+        assert _next_forecast(desk)["model"]["version"] == 1
+        desk.restart()
+    _install(desk, *small_manifest(version=3, seed=3))
+    assert _next_forecast(desk)["model"]["version"] == 3
+
+
+def test_what_was_told_of_a_running_models_manifest_is_lifted_when_it_is_signed_anew(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest()
+    _install(desk, manifest, chunks)
+    later_us = parse_instant_us("2026-07-01T00:00:00Z")
+    for known, told in ((manifest, ["expired"]), (small_manifest(expires="2026-08-01T00:00:00Z")[0], [])):
+        desk.tell_at_once(DesiredArrived(DESIRED, Desired(champion=known).encode()), later_us)
+        assert [refusal["reason"] for refusal in _reported(desk)["refused"]] == told
+        assert _reported(desk)["champion"]["version"] == 1
+
+
 def test_a_champion_that_is_not_named_goes_on_and_one_that_is_withdrawn_never_comes_back(desk: EdgeAtDesk) -> None:
     manifest, chunks = small_manifest(version=1)
     _install(desk, manifest, chunks)
@@ -560,6 +639,16 @@ def test_of_two_manifests_of_one_artifact_in_quick_succession_the_newer_is_prove
     assert desk.node.models.swaps == 1
 
 
+def test_one_artifact_under_two_claims_is_proven_once_for_each_role(desk: EdgeAtDesk) -> None:
+    champion, chunks = small_manifest(version=2)
+    challenger = small_manifest(version=1)[0]
+    _want(desk, champion, challenger)
+    _deliver(desk, champion, chunks)
+    assert [_reported(desk)[role]["version"] for role in ("champion", "challenger")] == [2, 1]
+    assert len([effect for effect in desk.effects if isinstance(effect, Prove)]) == 2
+    assert not desk.node.models.lineup.challenger
+
+
 def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: EdgeAtDesk) -> None:
     manifest, chunks = _wrong_golden()
     _install(desk, manifest, chunks)
@@ -567,6 +656,87 @@ def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: Ed
     assert desk.node.models.refused.counts == {"golden_rows": 1}
     desk.restart()
     assert [effect for effect in _want(desk, manifest) if isinstance(effect, Subscribe)]
+
+
+def test_desired_messages_that_come_to_nothing_take_no_memory(desk: EdgeAtDesk) -> None:
+    manifest, chunks = _wrong_golden()
+    _install(desk, manifest, chunks)
+    stranger = manifest.model_copy(update={"version": 10})
+    payloads = [Desired(champion=one).encode() for one in (manifest, stranger)]
+
+    def held_after(count: int) -> int:
+        for number in range(count):
+            desk.node.handle(DesiredArrived(DESIRED, payloads[number % 2]), START_US)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before, after = held_after(30), held_after(100)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
+
+
+def test_without_room_on_disk_at_the_start_the_champion_serves_all_the_same(
+    desk: EdgeAtDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(desk, *small_manifest())
+
+    def full(*_given: object) -> None:
+        raise StateError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "commit", full)
+        desk.restart()
+    assert desk.node.models.is_unwritten
+    assert _next_forecast(desk)["rung"] == "champion"
+    assert not desk.node.models.is_unwritten
+
+
+# -- champions that are stopped before they ran ------------------------------------------------------------------------
+
+
+def test_an_edge_that_is_stopped_while_it_takes_a_backlog_in_holds_nothing_against_its_champion(
+    desk: EdgeAtDesk,
+) -> None:
+    _install(desk, *small_manifest())
+    desk.tick()
+    desk.store.close()
+    at_wall = EdgeAtDesk(desk.folder, settings=(*SETTINGS, "clock=wall"))
+    for hour in range(24 * 8 + 1, 24 * 8 + 6):
+        at_wall.send(("m1", reading(hour, 1.0)), wall_us=START_US + (hour + 1) * HOUR_US, tick=False)
+        assert at_wall.node.busy
+        at_wall.tell(Tick(caught_up=False), START_US + (hour + 1) * HOUR_US)
+        at_wall.restart()
+    assert at_wall.node.models.champion is not None
+
+
+@pytest.mark.parametrize("fact", ["[]", "{", "null", '{"champion": 3}', '{"failed": [{}]}'])
+def test_a_fact_that_cannot_be_read_costs_the_models_and_not_the_start(desk: EdgeAtDesk, fact: str) -> None:
+    desk.store.commit(Changes(facts={"models": fact}), desk.node.site)
+    desk.restart()
+    assert _next_forecast(desk)["rung"] == "profile_mean"
+    _install(desk, *small_manifest())
+    assert _next_forecast(desk)["rung"] == "champion"
+
+
+def test_the_facts_of_an_earlier_and_of_a_later_release_are_read(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest(version=2)
+    _install(desk, manifest, chunks)
+    champion = json.loads(desk.store.facts["models"])["champion"]
+    for name in ("signatures", "step_back_from", "withdrawn"):
+        del champion["manifest"][name]
+    desk.store.commit(Changes(facts={"models": json.dumps({"champion": champion})}), desk.node.site)
+    desk.restart()
+    assert _next_forecast(desk)["model"]["version"] == 2
+    _want(desk, small_manifest(version=1, seed=2)[0])
+    assert _reported(desk)["refused"][-1]["reason"] == "version_not_newer"
+    failed = {"sha256": manifest.sha256, "version": 2, "reason": "a_later_word", "at": "2026-01-05T00:00:00Z"}
+    desk.store.commit(Changes(facts={"models": json.dumps({"failed": [failed]})}), desk.node.site)
+    desk.restart()
+    _install(desk, manifest, chunks)
+    assert _next_forecast(desk)["rung"] == "profile_mean"
 
 
 # -- crashes -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ PACKED = pack(ARTIFACT)
 
 
 def _manifest(packed: Packed = PACKED, **claims: object) -> Manifest:
-    return Manifest(**(CLAIMS | packed.claims() | claims))
+    return Manifest(**(CLAIMS | packed.claims | claims))
 
 
 _NUMBERS = st.integers(-2, 6)
