@@ -59,6 +59,17 @@ def failing_model(column: str = FEATURES[0], limit: float = 1e6) -> tuple[bytes,
     )
 
 
+def biased_model(by: float, trees: int = 10) -> tuple[bytes, Golden]:
+    """The small model with `by` added to all it says, in its normalised space: true to its claim, and always wrong."""
+
+    def shift(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].output[0] = "honest"
+        model.graph.node.append(helper.make_node("Add", ["honest", "bias"], [OUTPUT]))
+        model.graph.initializer.extend(_tensors({"bias": _float(by)}))
+
+    return _true(_edited(shift, trees))
+
+
 def _hazard(cause: Cause) -> Callable[[Callable[[], bytes | tuple[bytes, Golden]]], Callable[[], Hazard]]:
     """Name the hazard that a function builds; one that cannot be run has the small model's golden rows."""
 
@@ -465,9 +476,9 @@ def doubled_constants() -> bytes:
 # What they are made with
 
 
-def _edited(change: Callable[[onnx.ModelProto], object]) -> bytes:
+def _edited(change: Callable[[onnx.ModelProto], object], trees: int = 10) -> bytes:
     """The small model with something changed."""
-    model = onnx.load_model_from_string(small_model()[0])
+    model = onnx.load_model_from_string(small_model(trees=trees)[0])
     change(model)
     return bytes(model.SerializeToString())
 
