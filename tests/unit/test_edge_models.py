@@ -299,12 +299,12 @@ def test_one_model_in_both_roles_forecasts_once_also_after_a_restart_or_a_step_b
     _install(desk, *old)
     _want(desk, bad[0], challenger=old[0])
     _deliver(desk, *bad)
-    assert desk.node.models.lineup.challenger is not None
+    assert desk.node.models.lineup.challenger
     desk.node.models.fail("champion", ModelRefused(Cause.FAILED_RUNNING, "test"), to_datetime(START_US))
     for _ in range(2):
         assert _next_forecast(desk)["model"]["version"] == 1
-        assert desk.node.models.challenger is not None
-        assert desk.node.models.lineup.challenger is None
+        assert desk.node.models.challenger
+        assert not desk.node.models.lineup.challenger
         desk.restart()
 
 
@@ -377,8 +377,8 @@ def test_an_artifact_that_is_packed_anew_on_its_way_comes_in_the_new_pieces(desk
     artifact, golden = small_model()
     packed = gzip.compress(artifact, 1, mtime=0)
     pieces = [packed[start : start + CHUNK_BYTES] for start in range(0, len(packed), CHUNK_BYTES)]
-    claims = {"compressed_size": len(packed), "chunks": len(pieces), "chunk_sha256": [*map(digest_of, pieces)]}
-    _want(desk, manifest_of(artifact, golden, **claims))
+    claims: dict[str, Any] = {"compressed_size": len(packed), "chunks": len(pieces)}
+    _want(desk, manifest_of(artifact, golden, chunk_sha256=[digest_of(piece) for piece in pieces], **claims))
     manifest, chunks = small_manifest()
     assert Subscribe(f"metercast/artifacts/{manifest.sha256}/+") in _want(desk, manifest)
     _deliver(desk, manifest, chunks)
