@@ -95,7 +95,7 @@ class Models:
         self._stale: set[str] = set()  # sha256s that an earlier process was subscribed to
         self._is_untimely = False  # what is desired was refused for the time, which may be the clock's fault
         self._ready: dict[str, bytes] = {}  # by sha256: artifacts that came whole and wait for their proof
-        self._proving: Manifest | None = None
+        self._proving: Prove | None = None
         self._attempts = 0
         self._is_on_trial = False  # the champion has begun its first round in this process
         self._has_run = False  # the champion has made a round in this process
@@ -162,7 +162,7 @@ class Models:
         except ModelRefused as reason:
             self.refused.note(entry.manifest, reason, _text(now))
             return False
-        self._wanted[role] = entry.manifest
+        self._wanted.setdefault(role, entry.manifest)  # a newer one may be on its way
         return True
 
     def take_fact(self) -> str:
@@ -317,8 +317,8 @@ class Models:
             return []
         for manifest in self._unproven():
             if manifest.sha256 in self._ready:
-                self._proving = manifest
-                return [Prove(manifest, self._ready[manifest.sha256])]
+                self._proving = Prove(manifest, self._ready[manifest.sha256])
+                return [self._proving]
         return []
 
     def _unproven(self) -> list[Manifest]:
@@ -327,21 +327,21 @@ class Models:
         wanted = reversed(self._wanted.items())
         return [one for role, one in wanted if role not in running or not _is_same_model(running[role], one)]
 
-    def _let_go(self, sha256: str) -> None:
-        """Keep an artifact in memory no longer, unless another manifest of it is to be proven."""
-        if sha256 not in {manifest.sha256 for manifest in self._unproven()}:
-            self._ready.pop(sha256, None)
+    def _end_wait(self, sha256: str) -> list[Effect]:
+        """Hold an artifact no longer, and fetch it no more, unless it waits for the proof of another claim."""
+        if any(manifest.sha256 == sha256 for manifest in self._unproven()):
+            return []
+        self._ready.pop(sha256, None)
+        return self._end_transfer(sha256) if sha256 in self._transfers else []
 
     def on_proven(self, manifest: Manifest, model: Predictor, now: datetime) -> list[Effect]:
         """Swap a proven model in wherever it is still wanted."""
-        self._proving = None
+        question, self._proving = self._proving, None
         roles = [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]
-        artifact = self._ready.get(manifest.sha256)
         for role in roles:
             self._install(role, replace(model, manifest=self._wanted[role]), now)
-        self._let_go(manifest.sha256)
-        saved = [SaveArtifact(manifest.sha256, artifact)] if artifact is not None and roles else []
-        return [*saved, *self._prove_next(), self._keep(), self.report()]
+        saved = [SaveArtifact(manifest.sha256, question.artifact)] if question is not None and roles else []
+        return [*saved, *self._end_wait(manifest.sha256), *self._prove_next(), self._keep(), self.report()]
 
     def on_failed(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
         """Report a model that did not pass; what runs goes on."""
@@ -351,10 +351,9 @@ class Models:
     def _give_up(self, manifest: Manifest, refused: ModelRefused, now: datetime) -> list[Effect]:
         for role in [role for role, wanted in self._wanted.items() if _is_same_model(wanted, manifest)]:
             del self._wanted[role]
-        self._let_go(manifest.sha256)
         self.refused.note(manifest, refused, _text(now), in_vain=True)
         self.is_unwritten = True
-        return [self._keep(), self.report()]
+        return [*self._end_wait(manifest.sha256), self._keep(), self.report()]
 
     def _install(self, role: str, model: Predictor, now: datetime) -> None:
         before = self._running.get(role)
@@ -392,8 +391,8 @@ class Models:
 
     def fail(self, role: str, refused: ModelRefused, now: datetime) -> str:
         """A model failed running: the one before takes its place at once. Returns what to tell."""
-        gone = self._running.pop(role)
-        self._wanted.pop(role, None)
+        gone = self._running[role]
+        self._let_go(gone.manifest.sha256)
         self.refused.fail(gone.manifest, refused, _text(now))
         self.is_unwritten = self.unreported = True
         log.error("model failed running", extra={"role": role, "version": gone.manifest.version, "reason": refused})
@@ -402,6 +401,17 @@ class Models:
         champion = self.champion
         instead = f"version {champion.manifest.version} serves" if champion else "none serves"
         return f"version {gone.manifest.version} failed running, {instead}: {refused}"
+
+    def _let_go(self, sha256: str) -> None:
+        """An artifact that failed in one role neither runs nor comes to run in the other."""
+        for role in ROLES:
+            if role in self._running and self._running[role].manifest.sha256 == sha256:
+                del self._running[role]
+            if role in self._wanted and self._wanted[role].sha256 == sha256:
+                del self._wanted[role]
+        self._ready.pop(sha256, None)
+        if self._previous is not None and self._previous.manifest.sha256 == sha256:
+            self._previous = None
 
     def _take_up_previous(self, now: datetime) -> bool:
         """Let the champion before serve, if there is one; returns whether it does."""
@@ -415,7 +425,7 @@ class Models:
         """What to tell and to clear up after models failed."""
         if not self.unreported:
             return []
-        return [self._keep(), self.report()]
+        return [*self._forget_unwanted(), self._keep(), self.report()]
 
     def report(self) -> Publish:
         """What runs and what was refused, retained."""

@@ -71,6 +71,12 @@ def _install(desk: EdgeAtDesk, manifest: Manifest, chunks: list[bytes]) -> None:
     _deliver(desk, manifest, chunks)
 
 
+def _fail(desk: EdgeAtDesk, role: str) -> None:
+    """Let a model fail as in a round."""
+    desk.node.models.fail(role, ModelRefused(Cause.FAILED_RUNNING, "test"), to_datetime(START_US))
+    desk.tick()
+
+
 def _reported(desk: EdgeAtDesk) -> dict[str, Any]:
     return desk.of_topic("models/reported")[-1]
 
@@ -647,6 +653,41 @@ def test_one_artifact_under_two_claims_is_proven_once_for_each_role(desk: EdgeAt
     assert [_reported(desk)[role]["version"] for role in ("champion", "challenger")] == [2, 1]
     assert len([effect for effect in desk.effects if isinstance(effect, Prove)]) == 2
     assert not desk.node.models.lineup.challenger
+
+
+def test_a_model_that_is_wanted_away_and_back_while_it_is_proven_is_saved_and_fetched_no_more(desk: EdgeAtDesk) -> None:
+    _install(desk, *small_manifest(version=1))
+    desk.proves = False
+    first, chunks = small_manifest(version=2, seed=2)
+    _install(desk, first, chunks)
+    _want(desk, small_manifest(version=3, seed=3)[0])
+    _want(desk, small_manifest(version=2, seed=2, step_back_from=3)[0])
+    assert desk.node.models.transfers == 1
+    desk.prove()
+    assert desk.node.models.transfers == 0
+    desk.restart()
+    assert _next_forecast(desk)["model"]["version"] == 2
+
+
+def test_one_that_fails_costs_nothing_of_a_newer_one_that_is_on_its_way(desk: EdgeAtDesk) -> None:
+    for version in (1, 2):
+        _install(desk, *small_manifest(version=version, seed=version))
+    newest, chunks = small_manifest(version=3, seed=3)
+    _want(desk, newest)
+    _fail(desk, "champion")
+    assert _next_forecast(desk)["model"]["version"] == 1
+    _deliver(desk, newest, chunks)
+    assert _next_forecast(desk)["model"]["version"] == 3
+
+
+def test_an_artifact_that_failed_is_not_stepped_back_to_under_its_older_version(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest(version=1)
+    _install(desk, manifest, chunks)
+    _want(desk, small_manifest(version=2)[0], challenger=manifest)
+    assert _reported(desk)["champion"]["version"] == 2
+    _fail(desk, "champion")
+    assert _next_forecast(desk)["rung"] == "profile_mean"
+    assert not desk.node.models.challenger
 
 
 def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: EdgeAtDesk) -> None:
