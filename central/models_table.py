@@ -147,7 +147,7 @@ def _counted(
         count.silent,
         None if since_us is None else iso(since_us),
         next_at,
-        why=why,
+        why=why or count.told,
         **_live(live),
     )
 

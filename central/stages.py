@@ -71,6 +71,11 @@ class Tally:
         """Those that took it or refused it for what it is."""
         return self.running + self.refused
 
+    @property
+    def told(self) -> str:
+        """The commonest reasons with their counts, as a person reads them."""
+        return ", ".join(f"{reason} ({number})" for reason, number in self.reasons.most_common(3))
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -153,7 +158,7 @@ def condemned(state: RolloutState, params: RolloutParams, now_us: int | None) ->
     count, live, due = tally_of(state), state.rolling.live, due_us(state, params)
     of = count.judged if due is not None and now_us is not None and now_us >= due else count.sites
     if count.refused > params.max_refused * of:
-        return f"{count.refused} of {of} sites refuse it: {_told(count)}"
+        return f"{count.refused} of {of} sites refuse it{_because(count)}"
     if worse(live, params):
         return f"its live error is {live.ratio:.2f} of {_yardstick(live)} over {live.pairs} scores"
     return ""
@@ -205,7 +210,7 @@ def _passed(count: Tally, live: Comparison, params: RolloutParams) -> Gate:
     if not count.sites:
         return Gate("running", "no site of rollout.canary was seen yet")
     if count.blocked > params.max_refused * count.answered:
-        return Gate("blocked", f"{count.blocked} of {count.sites} sites cannot take it: {_told(count)}")
+        return Gate("blocked", f"{count.blocked} of {count.sites} sites cannot take it{_because(count)}")
     if count.running < params.min_running * count.sites or not count.running:
         return Gate("running", f"{count.running} of {count.sites} sites run it, {count.silent} have not answered")
     if live.ratio is None or live.pairs < params.min_scores:
@@ -214,7 +219,13 @@ def _passed(count: Tally, live: Comparison, params: RolloutParams) -> Gate:
 
 
 def _watched(state: RolloutState, params: RolloutParams, now_us: int) -> Gate:
-    """With the fleet there is no next stage: it is watched for its time, or twice that where scores are few."""
+    """With the fleet there is no next stage: it is watched for its time, or twice that where scores are few.
+
+    What no site runs has not passed; the watch begins anew once one does (`transitions`).
+    """
+    count = tally_of(state)
+    if not count.running:
+        return Gate("running", f"none of {count.sites} sites runs it{_because(count)}")
     live = state.rolling.live if state.rolling is not None else Comparison()
     decided = live.ratio is not None and live.pairs >= params.min_scores
     if decided or overdue(state, params, now_us):
@@ -238,8 +249,8 @@ def _lot(version: int, site: str) -> bytes:
     return hashlib.sha256(f"{version}:{site}".encode()).digest()
 
 
-def _told(count: Tally) -> str:
-    return ", ".join(f"{reason} ({number})" for reason, number in count.reasons.most_common(3))
+def _because(count: Tally) -> str:
+    return f": {count.told}" if count.reasons else ""
 
 
 def _yardstick(live: Comparison) -> str:

@@ -103,6 +103,8 @@ def _through_the_gate(state: RolloutState, params: RolloutParams, now_us: int) -
     rolling, now = state.rolling, gate(state, params, now_us)
     if rolling is None or now.hold in ("time", "paused"):
         return state, []
+    if rolling.fleet and rolling.held_up == "running" != now.hold:
+        return state.but(rolling=rolling.but(since_us=now_us, held_up="")), []
     if not now.hold:
         return _advance(state, rolling, params, now_us)
     if state.queued is not None and not state.paused and overdue(state, params, now_us):

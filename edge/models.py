@@ -358,6 +358,7 @@ class Models:
     def _install(self, role: str, model: Predictor, now: datetime) -> None:
         before = self._running.get(role)
         self._running[role] = Serving(model, _text(now))
+        log.info("model runs", extra={"role": role, "version": model.manifest.version, "sha256": model.manifest.sha256})
         self.refused.lift(model.manifest)
         self.is_unwritten = True
         if role != CHAMPION:

@@ -6,6 +6,7 @@ vain is not tried again in this process; one that failed running here is not tri
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from typing import Final, TypeVar
@@ -14,6 +15,8 @@ from shared.errors import ModelRefused
 from shared.manifest import Manifest, digest_of
 from shared.messages import MAX_REASON, Refusal
 from shared.refusals import Cause
+
+log = logging.getLogger(__name__)
 
 KEPT: Final = 20  # of each: what is reported, what is remembered
 
@@ -55,7 +58,7 @@ class Refused:
             raise ModelRefused(known.cause, str(known))  # a fresh one: each raise of the old would lengthen its trace
 
     def note(self, manifest: Manifest, refused: ModelRefused, at: str, *, in_vain: bool = False) -> bool:
-        """Report and count a refusal, unless it is known; returns whether it is new.
+        """Report, count and log a refusal, unless it is known; returns whether it is new.
 
         `in_vain`: the artifact was fetched, so the same claim is not tried again.
         """
@@ -66,7 +69,9 @@ class Refused:
         _keep(self._causes, claim, refused.cause)
         if in_vain:
             _keep(self._in_vain, claim, refused)
-        said = self._failed.get(manifest.sha256) or _refusal(manifest, refused, at)
+        fresh = _refusal(manifest, refused, at)
+        log.warning("model refused", extra=fresh.model_dump(include={"sha256", "version", "reason", "detail"}))
+        said = self._failed.get(manifest.sha256) or fresh
         _keep(self._told, manifest.sha256, said)  # that it failed says more than that it is old
         return True
 

@@ -26,7 +26,7 @@ from shared.clock import iso, parse_instant_us, to_us
 from shared.errors import MetercastError
 from shared.manifest import Manifest, digest_of, pack
 from shared.memory import MemoryBroker, MemoryConnection
-from shared.messages import Desired
+from shared.messages import Desired, Reported, Running
 from shared.mqtt import Connection
 from shared.params import Params
 from shared.refusals import Cause
@@ -196,7 +196,8 @@ def test_a_key_that_goes_takes_no_model_away(shell: Shell) -> None:
 def test_a_restart_goes_on_in_the_middle_of_a_rollout(shell: Shell) -> None:
     shell.see("a", "b", "c")
     first = shell.accept(1)
-    shell.delivery.handle(ReportArrived("a", report(1)), wall=WALL, event_us=EVENT_US)
+    serves = Running(name=first.name, version=1, sha256=first.sha256, since=iso(EVENT_US))
+    shell.delivery.handle(ReportArrived("a", Reported(champion=serves)), wall=WALL, event_us=EVENT_US)
     shell.tick(50)
     shell.tick(100)
     second = shell.accept(2)

@@ -272,6 +272,29 @@ def test_with_the_fleet_it_is_still_watched_and_taken_back() -> None:
     assert all(d.champion and d.champion.step_back_from == 2 for d in desk.wire.desired.values())
 
 
+def test_what_no_site_can_take_has_not_passed_and_is_watched_from_when_one_does() -> None:
+    desk = Desk(sites=2)
+    desk.offer(1)
+    for site in ("s0", "s1"):
+        desk.report(site, None, refusal(1, Cause.NO_TRUSTED_KEYS))
+    assert HeldUp(1, "none of 2 sites runs it: no_trusted_keys (2)") in desk.wait(60)
+    assert of_kind(Passed, desk.effects) == []
+    desk.obey("s0")
+    assert of_kind(Passed, desk.wait(20)) == []
+    desk.score(1.3)
+    assert of_kind(SteppedBack, desk.wait(1)) != []
+
+
+def test_what_no_site_can_take_makes_room_for_a_newer_version() -> None:
+    desk = Desk(sites=2)
+    desk.offer(1)
+    for site in ("s0", "s1"):
+        desk.report(site, None, refusal(1, Cause.NO_TRUSTED_KEYS))
+    desk.offer(2)
+    assert of_kind(Superseded, desk.wait(60)) == [Superseded(1, 2)]
+    assert desk.told(2) != []
+
+
 def test_scores_of_another_version_say_nothing_of_this_one() -> None:
     desk = under_way()
     desk.score(3.0)

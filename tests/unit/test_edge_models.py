@@ -690,6 +690,19 @@ def test_an_artifact_that_failed_is_not_stepped_back_to_under_its_older_version(
     assert not desk.node.models.challenger
 
 
+def test_the_log_says_once_which_model_was_refused_and_why_and_which_runs(
+    desk: EdgeAtDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="edge")
+    _install(desk, *small_manifest(version=2))
+    older, _ = small_manifest(version=1, seed=2)
+    for _ in range(2):
+        _want(desk, older)
+    runs, refused = (line for line in caplog.records if line.message in ("model runs", "model refused"))
+    assert (runs.levelname, vars(runs)["role"], vars(runs)["version"]) == ("INFO", "champion", 2)
+    assert (refused.levelname, vars(refused)["version"], vars(refused)["reason"]) == ("WARNING", 1, "version_not_newer")
+
+
 def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: EdgeAtDesk) -> None:
     manifest, chunks = _wrong_golden()
     _install(desk, manifest, chunks)
