@@ -22,7 +22,6 @@ from central.rollout_events import (
     Event,
     HeldUp,
     KeysSeen,
-    Ordered,
     OrderFollowed,
     OrderRefused,
     Passed,
@@ -181,8 +180,7 @@ class Delivery:
         """Follow what `central models` left, each once: its file goes when that is on disk."""
         for path, order in orders.left(self._work):
             try:
-                target = None if order.to is None else orders.rollback_target(self._work, order.to)
-                self.handle(Ordered(order.verb, order.version, target), wall=wall, event_us=event_us)
+                self.handle(orders.ordered(self._work, order), wall=wall, event_us=event_us)
             except orders.NoTarget as error:
                 self._carry_out(OrderRefused(order.verb, order.version, str(error)), wall, event_us)
             path.unlink(missing_ok=True)
@@ -221,7 +219,9 @@ class Delivery:
                 self._journal.write("stage begun", wall=wall, event_us=event_us, **named)
             case Refused(site, refusal):
                 self._metrics.count_refusal(refusal.reason)
-                self._journal.write("refused", wall=wall, event_us=event_us, site=site, **refusal.model_dump())
+                self._journal.write(
+                    "refused", wall=wall, event_us=event_us, site=site, **refusal.model_dump(exclude={"at"})
+                )
             case _:
                 if isinstance(effect, SteppedBack):
                     self._metrics.step_backs.inc()

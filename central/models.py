@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -12,9 +13,9 @@ from central.bootstrap import open_registry, work_folder
 from central.delivery import load_rollout
 from central.keyring import Keyring
 from central.models_table import answers, manifest_known, row, table, versions
-from central.rollout_events import Ordered, Verb
+from central.rollout_events import Verb
 from central.rollout_state import RolloutState
-from central.steering import objection
+from central.steering import objection, on_order
 from central.trainings import FLEET, Result, results_in
 from central.transitions import newest_begun
 from central.work import WorkFolder
@@ -56,19 +57,21 @@ def shown(params: Params, version: int, *, as_json: bool) -> str:
 def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wall: datetime) -> str:
     """Leave an order for `run`, which takes it up within seconds. Raises MetercastError when it cannot be followed."""
     work = work_folder(params)
-    state = load_rollout(work)
+    state = _expected(work)
     if verb == "rollback":
         version = newest_begun(state) or None
+    left = orders.Order(verb=verb, version=version, to=to)
     try:
-        target = None if to is None else orders.rollback_target(work, to)
+        wrong = objection(state, orders.ordered(work, left))
     except orders.NoTarget as error:
         raise MetercastError(f"models: {error}") from error
-    wrong = objection(state, Ordered(verb, version, target))
     if wrong:
         raise MetercastError(f"models: {wrong}")
-    orders.leave(work, orders.Order(verb=verb, version=version, to=to), wall)
+    orders.leave(work, left, wall)
     told = _HALTS.get(verb) or f"version {version} {_DONE[verb]}" + (f" to version {to}" if to is not None else "")
-    return f"{told}; `central run` sees to it"
+    return f"{told}; " + (
+        "`central run` sees to it" if work.is_held else "that is, once `central run` is up again here"
+    )
 
 
 def aliases(params: Params, champion: int, challenger: int, candidate: int) -> None:
@@ -87,6 +90,19 @@ def prepare(params: Params) -> None:
     open_registry(params).prepare()
 
 
+def _expected(work: WorkFolder) -> RolloutState:
+    """The rollout once `run` has followed the orders left before.
+
+    Those are read before the state: one that was followed meanwhile is refused here, and changes nothing.
+    """
+    before = [order for _, order in orders.left(work)]
+    state = load_rollout(work)
+    for order in before:
+        with suppress(orders.NoTarget):
+            state, _ = on_order(state, orders.ordered(work, order), None)
+    return state
+
+
 def _accepted(work: WorkFolder) -> list[Result]:
     return [result for _, result in results_in(work.trainings) if result.version is not None]
 
@@ -96,9 +112,10 @@ def _remarks(params: Params, work: WorkFolder, state: RolloutState, results: Seq
     remarks = []
     if state.stopped or state.paused:
         remarks.append(f"the rollout is {'stopped' if state.stopped else 'paused'}: `central models resume`")
-    known = [*state.wanted().values(), *state.undecided, *(r.manifest for r in results if r.manifest is not None)]
+    if not versions(results, state):
+        remarks.append("no model was accepted yet")
     missing = Keyring.of(params, work).missing()
-    if known and missing:
+    if missing:
         remarks.append(missing)
     return remarks
 
@@ -120,4 +137,6 @@ def _because(said: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -79,7 +79,12 @@ def _add_order(what: Any, common: argparse.ArgumentParser, verb: Verb, text: str
     if verb in _OF_A_VERSION:
         parser.add_argument("version", type=int, metavar="VERSION")
     if verb == "rollback":
-        parser.add_argument("--to", type=int, metavar="VERSION", help="an older version that was accepted here")
+        parser.add_argument(
+            "--to",
+            type=int,
+            metavar="VERSION",
+            help="a version that was accepted here and is older than the newest that was rolled out",
+        )
     parser.set_defaults(command_of_models=verb)
 
 

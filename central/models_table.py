@@ -52,7 +52,8 @@ def progress(version: int, state: RolloutState, params: RolloutParams) -> Progre
         name = f"{stage_name(rolling)}, watched" if rolling.fleet else stage_name(rolling)
         return _counted(name, rolling.manifest, state, state.members, rolling.live, rolling.since_us, following, why)
     if state.champion is not None and state.champion.version == version:
-        live, since_us = (ended.live, ended.at_us) if ended is not None else (Comparison(), None)
+        passed = ended is not None and ended.state == "passed"
+        live, since_us = (ended.live, ended.at_us) if ended is not None and passed else (Comparison(), None)
         others = tuple(site for site in state.sites if rolling is None or site not in rolling.sites)
         return _counted("fleet", state.champion, state, others, live, since_us)
     if version in [manifest.version for manifest in state.waiting]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from central.rollout_events import Verb
+from central.rollout_events import Ordered, Verb
 from central.trainings import results_in
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
@@ -50,6 +50,11 @@ def left(work: WorkFolder) -> Iterator[tuple[Path, Order]]:
         except (MetercastError, ValidationError) as error:
             log.error("not an order", extra={"path": str(path), "reason": str(error).splitlines()[0]})
             path.unlink(missing_ok=True)
+
+
+def ordered(work: WorkFolder, order: Order) -> Ordered:
+    """The order as the rollout takes it. Raises NoTarget."""
+    return Ordered(order.verb, order.version, None if order.to is None else rollback_target(work, order.to))
 
 
 def rollback_target(work: WorkFolder, version: int) -> Manifest:

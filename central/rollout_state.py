@@ -44,7 +44,7 @@ class Comparison(Kept):
 
 
 class Site(Kept):
-    """What is known of a site. `highest` is the newest version it was told, or told us, to serve."""
+    """What is known of a site. `highest` is the newest version we ever told it to serve."""
 
     reported: Reported | None = None
     seen_us: int | None = None

@@ -59,12 +59,20 @@ def _rollback_objection(state: RolloutState, order: Ordered) -> str:
         return "no model was rolled out"
     if order.version is not None and order.version != current:
         return f"version {order.version} is not the newest that is rolled out; that is {current}"
-    if order.target is not None and order.target.version >= current:
-        return f"version {order.target.version} is not older than {current}"
+    if order.target is not None:
+        return _target_objection(state, order.target.version, current)
     nothing_before = state.rolling is None and state.challenger is None
-    if order.target is None and nothing_before:
+    if nothing_before:
         return f"what was served before version {current} is not known; say which with --to VERSION"
     return ""
+
+
+def _target_objection(state: RolloutState, target: int, current: int) -> str:
+    """A rollback that went too far is taken back by another: any version but those that no site was told yet."""
+    if target == current:
+        return f"version {target} is what is rolled out"
+    newest = max((site.highest for site in state.sites.values()), default=current)
+    return "" if target < max(newest, current) else f"version {target} is newer than all that were rolled out"
 
 
 def _unless_open(order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:
@@ -116,7 +124,7 @@ def _promoted(state: RolloutState, order: Ordered, now_us: int | None) -> Step:
 
 
 def _rolled_back(state: RolloutState, order: Ordered, now_us: int | None) -> Step:
-    """Leave the version on its way, or else the fleet's, for its predecessor or for an older one."""
+    """Leave the version on its way, or else the fleet's, for its predecessor or for the one that is named."""
     target = order.target
     if target is None and state.rolling is not None:
         return step_back(state, "stepped back", "a person rolled it back", now_us)

@@ -79,6 +79,18 @@ class WorkFolder:
                 raise MetercastError(f"central.work_dir {self.root}: another central runs here") from error
             yield
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a `run` is up that has the folder to itself."""
+        try:
+            with (self.root / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new one whole."""

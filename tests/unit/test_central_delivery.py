@@ -213,6 +213,8 @@ def test_a_restart_goes_on_in_the_middle_of_a_rollout(shell: Shell) -> None:
     assert not again.has(second)
     assert again.journal("stepped back")[0]["reason"] == "1 of 1 sites refuse it: golden_rows (1)"
     assert again.jobs.told[-1] == ("models", "aliases", "1", "0", "0")
+    (noted,) = again.journal("refused")
+    assert (noted["at"], noted["reason"], noted["site"]) == (iso(EVENT_US), "golden_rows", canary)
     assert again.metrics.model_refusals.labels("golden_rows")._value.get() == 1
     assert again.metrics.step_backs._value.get() == 1
 

@@ -435,6 +435,22 @@ def test_rollback_to_a_version_puts_its_artifact_back_on_the_wire_first() -> Non
     assert all(d == Desired(champion=manifest(1).model_copy(update={"step_back_from": 3})) for d in desk_told(desk, 1))
 
 
+def test_a_rollback_that_went_too_far_is_taken_back_but_not_to_what_no_site_was_told() -> None:
+    desk = under_way()
+    desk.settle(2)
+    desk.order("rollback", 2, target=1)
+    assert len(desk.told(1)) == 20
+    assert desk.order("rollback", 1, target=1) == [OrderRefused("rollback", 1, "version 1 is what is rolled out")]
+    unknown = "version 3 is newer than all that were rolled out"
+    assert desk.order("rollback", 1, target=3) == [OrderRefused("rollback", 1, unknown)]
+    desk.settle(3)
+    desk.order("rollback", 3, target=1)
+    desk.order("rollback", 1, target=2)
+    assert len(desk.told(2)) == 20  # as a step back from 3: the desk's wire has seen to it
+    desk.settle(4)
+    assert len(desk.told(4)) == 20
+
+
 def test_a_rollback_that_is_read_twice_is_followed_once() -> None:
     desk = Desk(sites=1)
     for version in (1, 2):
