@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 STOP_WITHIN_S: Final = 10
 LAST_WORDS: Final = 300
+AGAIN_S: Final = 30.0  # until an errand that failed is tried again, doubled each time
+AGAIN_AT_MOST_S: Final = 3600.0
 
 
 def new_training(work: WorkFolder, reason: Reason, wall: datetime) -> Training:
@@ -51,6 +54,14 @@ def own_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+@dataclass(slots=True)
+class _Failing:
+    """How often in a row errands of one kind failed, and when, in monotonic time, the next try is due."""
+
+    times: int = 0
+    due_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Running:
     training: Training
@@ -66,7 +77,8 @@ class Jobs:
         self._settings = work.root / "params.yaml"
         self._training: _Running | None = None
         self._orphans: list[Training] = []
-        self._errands: list[tuple[str, ...]] = []
+        self._errands: list[tuple[str, ...]] = []  # the one that runs is the first
+        self._failing: dict[tuple[str, ...], _Failing] = {}  # by kind
         self._errand: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,8 +104,14 @@ class Jobs:
         return training
 
     def errand(self, *words: str) -> None:
-        """Have a small command run, after those asked for before; how it ends is logged."""
-        self._errands.append(words)
+        """Have a small command run, after those asked for before, and again until it succeeds.
+
+        It takes the place of one of its kind that waits: the registry is to be told what is, not what was.
+        """
+        runs = 0 if self._errand is None else 1
+        waiting = [known for known in self._errands[runs:] if _kind(known) != _kind(words)]
+        self._errands = [*self._errands[:runs], *waiting, words]
+        self._failing.pop(_kind(words), None)
         self._go_on()
 
     def ended(self, wall: datetime) -> bool:
@@ -112,12 +130,35 @@ class Jobs:
     def _go_on(self) -> None:
         """Start the next errand once none runs: two at once could tell the registry things in the wrong order."""
         if self._errand is not None and (code := self._errand.poll()) is not None:
-            if code:
-                log.warning("errand failed", extra={"command": " ".join(self._errands[0]), "code": code})
             self._errand = None
-            self._errands.pop(0)
-        if self._errand is None and self._errands:
-            self._errand = self._start(self._errands[0], self._work.root / "errands.log")
+            self._settle(self._errands.pop(0), code)
+        ready = next((words for words in self._errands if self._is_due(words)), None)
+        if self._errand is None and ready is not None:
+            self._errands.remove(ready)
+            self._errands.insert(0, ready)
+            self._errand = self._start(ready, self._errand_log)
+
+    def _settle(self, words: tuple[str, ...], code: int) -> None:
+        """One that failed is tried again, later each time, unless a newer one of its kind waits."""
+        if not code:
+            self._failing.pop(_kind(words), None)
+            return
+        detail = {"command": " ".join(words), "code": code, "log": str(self._errand_log)}
+        log.warning("errand failed, trying again until it succeeds", extra=detail)
+        if _kind(words) in map(_kind, self._errands):
+            return
+        failing = self._failing.setdefault(_kind(words), _Failing())
+        failing.due_s = time.monotonic() + min(AGAIN_AT_MOST_S, AGAIN_S * 2**failing.times)
+        failing.times = min(failing.times + 1, 20)
+        self._errands.append(words)
+
+    def _is_due(self, words: tuple[str, ...]) -> bool:
+        failing = self._failing.get(_kind(words))
+        return failing is None or time.monotonic() >= failing.due_s
+
+    @property
+    def _errand_log(self) -> Path:
+        return self._work.root / "errands.log"
 
     def stop(self) -> None:
         """End what this process started; a training that is cut short leaves no result."""
@@ -141,6 +182,11 @@ class Jobs:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=own_environment(), pass_fds=kept
             )
+
+
+def _kind(words: tuple[str, ...]) -> tuple[str, ...]:
+    """`models aliases`, whatever the versions."""
+    return words[:2]
 
 
 def _close(training: Training, how: str, wall: datetime) -> None:

@@ -68,11 +68,12 @@ def _rollback_objection(state: RolloutState, order: Ordered) -> str:
 
 
 def _target_objection(state: RolloutState, target: int, current: int) -> str:
-    """A rollback that went too far is taken back by another: any version but those that no site was told yet."""
+    """A rollback that went too far is taken back by another: any older version than the newest a site was told."""
     if target == current:
         return f"version {target} is what is rolled out"
     newest = max((site.highest for site in state.sites.values()), default=current)
-    return "" if target < max(newest, current) else f"version {target} is newer than all that were rolled out"
+    newest = max(newest, current)
+    return "" if target < newest else f"version {target} is not older than {newest}, the newest that was rolled out"
 
 
 def _unless_open(order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:

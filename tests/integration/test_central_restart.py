@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,31 @@ def test_errands_run_one_after_the_other(tmp_path: Path) -> None:
     assert jobs._errands == [("models", "nothing"), ("models", "neither")]
     first.wait(30)
     jobs.ended(WALL)
-    assert jobs._errands == [("models", "neither")]
+    assert jobs._errands == [("models", "neither"), ("models", "nothing")], "it failed, and is tried again later"
     assert jobs._errand is not first
+    jobs.stop()
+
+
+def end_errand(jobs: Jobs) -> None:
+    """Wait for the errand that runs, and let it be noticed."""
+    assert jobs._errand is not None
+    jobs._errand.wait(30)
+    jobs.ended(WALL)
+
+
+def test_an_errand_that_fails_is_tried_again_later_until_a_newer_one_says_what_is(tmp_path: Path) -> None:
+    jobs = Jobs(Params.model_validate({"central": {"work_dir": str(tmp_path)}}), WorkFolder(tmp_path))
+    jobs.errand("models", "nothing", "1")
+    for delay_s in (30, 60):
+        end_errand(jobs)
+        failing = jobs._failing["models", "nothing"]
+        assert jobs._errand is None, "not at once"
+        assert delay_s - 5 < failing.due_s - time.monotonic() <= delay_s
+        failing.due_s = 0
+        jobs.ended(WALL)
+    jobs.errand("models", "nothing", "2")
+    jobs.errand("models", "nothing", "3")
+    assert jobs._errands == [("models", "nothing", "1"), ("models", "nothing", "3")]
     jobs.stop()
 
 

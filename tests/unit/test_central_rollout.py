@@ -441,7 +441,7 @@ def test_a_rollback_that_went_too_far_is_taken_back_but_not_to_what_no_site_was_
     desk.order("rollback", 2, target=1)
     assert len(desk.told(1)) == 20
     assert desk.order("rollback", 1, target=1) == [OrderRefused("rollback", 1, "version 1 is what is rolled out")]
-    unknown = "version 3 is newer than all that were rolled out"
+    unknown = "version 3 is not older than 2, the newest that was rolled out"
     assert desk.order("rollback", 1, target=3) == [OrderRefused("rollback", 1, unknown)]
     desk.settle(3)
     desk.order("rollback", 3, target=1)
