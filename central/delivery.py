@@ -164,7 +164,10 @@ class Delivery:
         A broker that was killed has forgotten what was retained since it last saved.
         """
         connects = self._connection.connects
-        old = self._refreshed is None or wall - self._refreshed >= REFRESH_EVERY
+        since = None if self._refreshed is None else wall - self._refreshed
+        old = (
+            since is None or not timedelta(0) <= since < REFRESH_EVERY
+        )  # a clock that was ahead would say nothing anew
         if not old and connects == self._refreshed_on_connect:
             return
         if old:

@@ -23,6 +23,7 @@ from shared.params import RolloutParams
 
 Step = tuple[RolloutState, list[Effect]]
 
+WAITING_KEPT: Final = 10  # for a person who may be away for long while trainings go on
 RATIO_STEP: Final = 0.01  # a live comparison that moved less is not kept anew
 
 
@@ -31,8 +32,18 @@ def on_candidate(state: RolloutState, manifest: Manifest, params: RolloutParams,
     if manifest.version <= newest_begun(state) or manifest.version in _known(state):
         return state, []
     if params.approval == "manual":
-        return state.but(waiting=(*state.waiting, manifest)), []
+        return _wait(state, manifest, now_us)
     return queue(state, manifest, now_us)
+
+
+def _wait(state: RolloutState, manifest: Manifest, now_us: int | None) -> Step:
+    """Let a version wait for a person; the oldest of too many are given up."""
+    waiting, notes = (*state.waiting, manifest), list[Effect]()
+    for old in waiting[:-WAITING_KEPT]:
+        reason = f"{WAITING_KEPT} newer versions wait for a person"
+        state = state.ending(old.version, "superseded", reason, now_us)
+        notes.append(Superseded(old.version, manifest.version))
+    return state.but(waiting=waiting[-WAITING_KEPT:]), notes
 
 
 def queue(state: RolloutState, manifest: Manifest, now_us: int | None) -> Step:

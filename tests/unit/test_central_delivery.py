@@ -159,6 +159,14 @@ def test_a_refresh_after_a_week_signs_anew(shell: Shell) -> None:
     assert shell.champion("a").expires == iso(to_us(later + timedelta(days=30)))
 
 
+def test_a_clock_that_was_a_year_ahead_and_was_set_right_does_not_stop_refreshes(shell: Shell) -> None:
+    shell.see("a")
+    shell.accept(1)
+    shell.delivery.refresh_when_due(wall=WALL + timedelta(days=365), event_us=EVENT_US)
+    shell.delivery.refresh_when_due(wall=WALL, event_us=EVENT_US)
+    assert shell.champion("a").expires == iso(to_us(WALL + timedelta(days=30)))
+
+
 def test_without_a_private_key_nothing_is_published_and_it_is_said_once(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     shell.see("a")

@@ -374,6 +374,14 @@ def test_under_manual_approval_a_candidate_waits_for_a_person() -> None:
     assert [(ended.version, ended.state) for ended in desk.state.ended] == [(1, "superseded"), (3, "rejected")]
 
 
+def test_a_person_who_is_away_finds_the_newest_candidates_and_no_state_without_bounds() -> None:
+    desk = Desk(sites=1, params=with_params(approval="manual"))
+    desk.offer(*range(1, 15))
+    assert [known.version for known in desk.state.waiting] == list(range(5, 15))
+    assert of_kind(Superseded, desk.effects)[-1] == Superseded(4, 14)
+    assert [ended.version for ended in desk.state.ended] == [1, 2, 3, 4]
+
+
 def test_promote_lets_it_go_to_the_fleet_whatever_the_gates_say() -> None:
     desk = under_way()
     assert Promoted(2, 1) in desk.order("promote", 2)
