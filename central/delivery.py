@@ -144,19 +144,28 @@ class Delivery:
         self._metrics.show_rollout(self.state, self._rollout.params, event_us)
 
     def handle(self, event: Event, *, wall: datetime, event_us: int | None) -> list[Effect]:
-        """Apply one event, keep the state, and carry out what follows; returns what was to be carried out."""
+        """Apply one event, keep the state, and carry out what follows; returns what was to be carried out.
+
+        Raises MetercastError when the state cannot be kept: nothing was said then, and a restart goes on from the old.
+        """
         if self._signers is None:
             candidate = event.manifest if isinstance(event, CandidateAccepted) else None
             self._look_for_keys(wall=wall, event_us=event_us, candidate=candidate)
         before = self.state
         effects = self._rollout.handle(event, event_us)
         if self.state is not before:
-            replace_text(self._work.rollout, self.state.model_dump_json(by_alias=True))
+            self._keep()
         for effect in effects:
             self._carry_out(effect, wall, event_us)
         self._metrics.sites.set(len(self.state.sites))
         self._metrics.model_version.set(self.state.champion.version if self.state.champion else 0)
         return effects
+
+    def _keep(self) -> None:
+        try:
+            replace_text(self._work.rollout, self.state.model_dump_json(by_alias=True))
+        except OSError as error:
+            raise MetercastError(f"{self._work.rollout}: {error.strerror}; the rollout cannot go on") from error
 
     def refresh_when_due(self, *, wall: datetime, event_us: int | None) -> None:
         """Say everything again on each connect, and long before the chunks on the broker expire.

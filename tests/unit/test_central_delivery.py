@@ -265,6 +265,15 @@ def test_every_alert_goes_by_a_metric_that_there_is(shell: Shell) -> None:
     assert len(rules) == len({rule["alert"] for rule in rules}) == 5
 
 
+def test_a_state_that_cannot_be_kept_is_one_sentence_and_nothing_is_said(shell: Shell) -> None:
+    shell.see("a")
+    shell.work.rollout.unlink()
+    (shell.work.rollout / "in the way").mkdir(parents=True)
+    with pytest.raises(MetercastError, match=r"rollout\.json: Is a directory; the rollout cannot go on"):
+        shell.accept(1)
+    assert shell.desired("a") is None
+
+
 def test_a_state_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     WorkFolder(tmp_path).rollout.write_text('{"schema": 3}')
     with pytest.raises(MetercastError, match=r"rollout\.json: Input should be 2"):
