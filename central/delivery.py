@@ -174,9 +174,8 @@ class Delivery:
         """
         connects = self._connection.connects
         since = None if self._refreshed is None else wall - self._refreshed
-        old = (
-            since is None or not timedelta(0) <= since < REFRESH_EVERY
-        )  # a clock that was ahead would say nothing anew
+        # Below zero where the clock was ahead and is right again: nothing would be said anew until it has caught up.
+        old = since is None or not timedelta(0) <= since < REFRESH_EVERY
         if not old and connects == self._refreshed_on_connect:
             return
         if old:
