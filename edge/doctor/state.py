@@ -90,10 +90,17 @@ def _look_inside(database: sqlite3.Connection, seen: Seen) -> Seen:
         schema=schema,
         verdict=verdict,
         facts=dict(_rows(database, "SELECT name, value FROM facts")),
-        latest_us=dict(_rows(database, "SELECT name, CAST(coalesce(latest_us, 0) AS INTEGER) FROM meters")),
+        latest_us=_latest_us(database),
         batches=waiting[0][0],
         outbox_bytes=int(waiting[0][1]),
     )
+
+
+def _latest_us(database: sqlite3.Connection) -> dict[str, int]:
+    """A meter's newest reading: its row is written when its intervals close, and may be behind what came since."""
+    settled = dict(_rows(database, "SELECT name, CAST(coalesce(latest_us, 0) AS INTEGER) FROM meters"))
+    kept = dict(_rows(database, "SELECT name, max(ts_us) FROM readings JOIN meters ON meter = row GROUP BY name"))
+    return {name: max(latest_us, kept.get(name, 0)) for name, latest_us in settled.items()}
 
 
 def _rows(database: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:

@@ -63,6 +63,12 @@ def test_a_state_in_use_is_read_up_to_its_edges_last_commit(desk: EdgeAtDesk) ->
     assert set(state.look(desk.folder).latest_us) == {"m1", "m2", "m3", "m4"}
 
 
+def test_the_newest_reading_is_seen_though_its_hour_is_open(desk: EdgeAtDesk) -> None:
+    desk.send(*(("m1", reading(hour, 1.0)) for hour in (1, 2)))
+    desk.send(("m1", reading(2.25, 3.0)))
+    assert state.look(desk.folder).latest_us["m1"] == START_US + 2 * HOUR_US + HOUR_US // 4
+
+
 def test_what_a_killed_edge_left_in_its_log_is_read(desk: EdgeAtDesk, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
