@@ -20,7 +20,8 @@ from shared import metrics
 from shared.baselines import fallback_forecast, seasonal_naive_forecast
 from shared.calendars import Calendar
 from shared.covariates import with_columns
-from shared.features import feature_matrix, to_load
+from shared.dormancy import known_in_use
+from shared.features import WINDOW_DAYS, feature_matrix, to_load
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -126,7 +127,7 @@ def model_rung(model: Forecaster | None, quantiles: tuple[float, ...], *, min_hi
         windows: NDArray[np.float32], origins_us: Ints, leads: Ints, covariates: Covariates | None = None, /
     ) -> Floats:
         kw = np.full((len(windows), len(leads), len(quantiles)), np.nan)
-        enough = np.isfinite(windows).sum(axis=1) >= min_history_steps
+        enough = known_in_use(windows, windows.shape[1] // WINDOW_DAYS).sum(axis=1) >= min_history_steps
         if model is not None and enough.any():
             ahead = None if covariates is None else covariates.of(np.flatnonzero(enough))
             kw[enough] = model(windows[enough], origins_us[enough], leads, ahead)

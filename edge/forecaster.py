@@ -20,6 +20,7 @@ from shared.baselines import NO_HISTORY, fallback_forecast
 from shared.baselines import RUNGS as SIMPLE_RUNGS
 from shared.calendars import Calendar
 from shared.covariates import with_columns
+from shared.dormancy import known_in_use
 from shared.errors import ModelRefused
 from shared.features import Matrix, feature_matrix, to_load
 
@@ -92,7 +93,7 @@ def forecast(
     Of the site's covariates each model is given those it was trained with. `stood_down`: the rows for which the
     champion is, and why; it forecasts them too, and the rungs without a model serve them.
     """
-    history = np.isfinite(windows).sum(axis=1)
+    history = known_in_use(windows, 86_400 // plan.step_s).sum(axis=1)
     enough = history >= plan.min_history_steps
     own_kw, shadow_kw, failed = _own_models(windows, enough, origin_us, plan, lineup, covariates)
     modelled = np.asarray(np.isfinite(own_kw).all(axis=(1, 2)))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.calendars import Calendar
+from shared.dormancy import known_in_use
 from shared.features import MAX_HORIZON_DAYS, WINDOW_DAYS, load_floor, window_steps
 
 # Kept on disk as indices into this: only ever append.
@@ -45,9 +46,11 @@ def fallback_forecast(
     """Return kW [N, L, Q] ascending along Q for windows [N, W] at origins [N] and leads [L], and each meter's rung [N].
 
     The rung is an index into RUNGS; the leads it cannot answer are filled by those below it. A meter with any finite
-    value gets a finite forecast; one with none gets NaN and NO_HISTORY.
+    value gets a finite forecast; one with none gets NaN and NO_HISTORY. What lies before a meter came into use counts
+    as missing (shared/dormancy.py).
     """
-    load, per_day = _finite(windows), 86_400 // step_s
+    per_day = 86_400 // step_s
+    load = np.where(known_in_use(windows, per_day), windows, np.nan).astype(np.float64)
     profile, profile_misses = profile_mean(load, origins_us, leads, calendar=calendar, step_s=step_s)
     weekly = seasonal_naive(load, leads, step_s=step_s, season_h=168)
     daily = seasonal_naive(load, leads, step_s=step_s, season_h=24)

@@ -9,7 +9,8 @@ fridge.
 Invariants:
     No feature uses a value at or after the origin: a lag shorter than its lead is NaN.
     A row's features are the same, bit for bit, whatever other rows are in the call.
-    Missing values stay NaN; nothing is imputed.
+    Missing values stay NaN; nothing is imputed. What lies before a meter came into use is missing
+    (shared/dormancy.py).
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.calendars import Calendar, LocalTime
+from shared.dormancy import known_in_use
 from shared.persistence import carried, decay, persistence
 
 WINDOW_DAYS: Final = 30
 WINDOW_STEPS: Final = 24 * WINDOW_DAYS  # at the default step of one hour
 SUPPORTED_STEPS_S: Final = (900, 1800, 3600)
 MAX_HORIZON_DAYS: Final = 2
-SEMANTICS: Final = 2  # raise it whenever a feature changes its meaning without changing its name
+SEMANTICS: Final = 3  # raise it whenever a feature changes its meaning without changing its name
 
 _PROFILE_DAYS: Final = 27
 _DEVIATION_DAYS: Final = 28  # four of each weekday
@@ -229,8 +231,8 @@ class _Block:
         self.slots = (leads - 1) % self.per_day
         self.target = self.width - 1 + leads
         self.grid = grid
-        load = np.where(np.isfinite(windows), windows, np.nan).astype(np.float64)
-        self.seen = np.isfinite(load)
+        self.seen = known_in_use(windows, self.per_day)
+        load = np.where(self.seen, windows, np.nan).astype(np.float64)
         self.mean, self.scale = _mean_and_scale(load, self._span(168), self._span(672))
         self.z = (load - self.mean[:, None]) / self.scale[:, None]
         self.padded = np.concatenate([self.z, np.full((len(load), 1), np.nan)], axis=1)

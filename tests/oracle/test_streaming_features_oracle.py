@@ -11,12 +11,14 @@ from central.dataset import Sampling, panel_from_record, training_rows
 from central.record import Record
 from shared.calendars import Calendar
 from shared.clock import DAY_US, HOUR_US
+from shared.dormancy import known_in_use
 from shared.features import feature_matrix
 from shared.grid import GridRules
 from shared.messages import Uplink
 from tests.unit.edge_harness import EdgeAtDesk, reading
 
-METERS = ("m0", "m1", "m2")
+METERS = ("m0", "m1", "m2", "late")  # the last comes into use after weeks of nothing
+LATE_H = 20 * 24
 DAYS = 33  # more than a window holds
 LEADS = np.arange(1, 49)
 CALENDAR = Calendar("Europe/London", "GB")
@@ -29,8 +31,10 @@ def _streamed(desk: EdgeAtDesk) -> dict[tuple[str, int], np.ndarray]:
     windows = {}
     for hour in range(24 * DAYS):
         for number, name in enumerate(METERS):
+            load_kw = chance.gauss(2.0 * number - 1.0, 1.5)
             if chance.random() > 0.05:
-                desk.send((name, reading(hour, chance.gauss(2.0 * number - 1.0, 1.5))), tick=number == 0)
+                dormant = name == "late" and hour < LATE_H
+                desk.send((name, reading(hour, 0.0 if dormant else load_kw)), tick=number == 0)
         if hour == 400:
             desk.restart()
         if hour % 37 == 36:
@@ -51,7 +55,7 @@ def test_streaming_batch_and_training_features_are_equal_to_the_last_bit(tmp_pat
     record.append([Uplink.decompress(body, "outbox") for body in bodies])
     desk.store.close()
     panel = panel_from_record(record.readings().to_pandas().drop(columns=["site", "received_at"]), RULES)
-    compared = 0
+    compared = cut = 0
     for (meter, origin_us), window in streamed.items():
         origins_us = np.array([origin_us])
         batch = panel.windows(np.array([panel.meters.index(meter)]), origins_us)
@@ -59,7 +63,9 @@ def test_streaming_batch_and_training_features_are_equal_to_the_last_bit(tmp_pat
         assert ours.x.tobytes() == theirs.x.tobytes(), (meter, origin_us)
         assert (ours.base.tobytes(), ours.scale.tobytes()) == (theirs.base.tobytes(), theirs.scale.tobytes())
         compared += 1
+        cut += bool((np.isfinite(window) > known_in_use(window[None], 24)[0]).any())
     assert compared > 50
+    assert cut > 5
     sampling = Sampling(rows_cap=400, dropout=0.0)
     rng = np.random.default_rng(2)
     trained = training_rows(panel, until_us=panel.end_us, rng=rng, sampling=sampling, calendar=CALENDAR)

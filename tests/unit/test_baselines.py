@@ -109,3 +109,14 @@ def test_any_pattern_of_missing_values_gives_finite_ascending_quantiles(seed: in
     assert np.isfinite(kw).all()
     assert (np.diff(kw, axis=2) >= 0).all()
     assert (rungs >= 0).all()
+
+
+def test_a_meter_that_came_into_use_is_served_by_the_rung_of_its_history_since() -> None:
+    windows = np.repeat(_weekly() + 50.0, 3, axis=0)
+    windows[0, : 720 - 15 * 24] = np.nan
+    windows[1, : 720 - 15 * 24] = 0.0
+    windows[2, : 720 - 2 * 24] = 0.0
+    kw, rungs = _fallback(windows)
+    assert np.array_equal(kw[1], kw[0])
+    assert [RUNGS[rung] for rung in rungs] == ["seasonal_naive_168", "seasonal_naive_168", "profile_mean"]
+    assert kw[2, :, 1].min() > 50.0

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import starter
-from edge.forecaster import Lineup, Plan, forecast
+from edge.forecaster import RUNGS, Lineup, Plan, forecast
 from shared.calendars import Calendar
 
 ORIGIN_US = 1_767_571_200_000_000
@@ -37,3 +37,15 @@ def test_a_meter_is_forecast_to_the_bit_as_if_it_were_alone() -> None:
         if alone.rung[0] == 0:
             assert together.shadow_kw is not None
             np.testing.assert_array_equal(alone.load_kw[0], together.shadow_kw[row])
+
+
+def test_history_begins_when_a_meter_came_into_use_and_decides_on_the_rung() -> None:
+    windows = np.repeat(_windows(8)[1:3], 2, axis=0)
+    windows[0, :-96] = 0  # four days of use
+    windows[1, :-48] = 0
+    windows[2, :-96] = np.nan  # the same, never seen before
+    windows[3, :-48] = np.nan
+    made = forecast(windows, ORIGIN_US, PLAN, Lineup(starter.load(step_s=3600).model))
+    assert made.history_steps.tolist() == [96, 48, 96, 48]
+    assert [RUNGS[code] for code in made.rung] == ["champion", "profile_mean"] * 2
+    assert "less than 72 h of history" in made.reasons[1]

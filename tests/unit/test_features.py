@@ -144,3 +144,15 @@ def test_a_meter_that_never_exported_is_not_forecast_to_export_and_one_that_did_
     assert (load[1] < 0).all()
     fallback, _ = fallback_forecast(windows, origins, np.arange(1, 49), (0.001, 0.5, 0.999), calendar=Calendar())
     assert fallback[0].min() >= 0
+
+
+def test_what_lies_before_a_meter_came_into_use_is_missing_to_the_last_bit() -> None:
+    windows = _windows(3, missing=0.02)
+    windows[0, : 20 * 24] = 0.0
+    windows[1, : 10 * 24] *= 0.001  # a standby load
+    hidden = windows.copy()
+    hidden[0, : 20 * 24] = np.nan
+    hidden[1, : 10 * 24] = np.nan
+    ours, theirs = (feature_matrix(of, _origins(3), LEADS, calendar=LONDON) for of in (windows, hidden))
+    assert _same(ours, theirs)
+    assert ours.x.reshape(3, 48, -1)[0, 0, FEATURES.index("history_share")] < 1 / 3
