@@ -32,6 +32,7 @@ from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
 from shared.calendars import Calendar
 from shared.errors import DataFileError
 from shared.params import ForecastParams, scored_leads
+from shared.quantiles import Quantiles, modelled, places
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,10 +66,10 @@ class BacktestOptions:
             raise DataFileError("--origins and --spacing: expected at least 1")
         if not 1 <= self.horizon_h <= 48:
             raise DataFileError(f"--horizon {self.horizon_h}h: expected 1h to 48h")
-        if 0.5 not in self.quantiles or list(self.quantiles) != sorted(set(self.quantiles)):
-            raise DataFileError("--quantiles: expected them ascending, with 0.5 among them")
-        if not 0 < self.quantiles[0] <= self.quantiles[-1] < 1:
-            raise DataFileError("--quantiles: expected fractions between 0 and 1")
+        try:
+            modelled(self.quantiles)
+        except ValueError as e:
+            raise DataFileError(f"--quantiles: {e}") from e
         try:
             Calendar(self.zone, self.country)
         except ValueError as e:
@@ -78,6 +79,11 @@ class BacktestOptions:
     def horizon_steps(self) -> int:
         """Return the horizon in steps."""
         return self.horizon_h * 3600 // self.step_s
+
+    @property
+    def modelled(self) -> Quantiles:
+        """Return the quantiles of the model: those asked for, and the median."""
+        return modelled(self.quantiles)
 
     @property
     def calendar(self) -> Calendar:
@@ -105,7 +111,8 @@ def backtest(options: BacktestOptions, recipe: Recipe = DEFAULT_RECIPE) -> dict[
     forecast_ms = 1000 * (time.perf_counter() - started) / len(windows)
     raw, forecast = _served(panel, windows, own, firsts, model, options)
     if options.out is not None:
-        write_forecasts(options.out, panel, windows, forecast, options.quantiles)
+        published = forecast[..., places(options.quantiles, options.modelled)]
+        write_forecasts(options.out, panel, windows, published, options.quantiles)
         _say(f"wrote the forecasts to {options.out.name}")
     naive = {h: _naive(panel, windows, options, season_h=h) for h in (24, 168)}
     return _report(windows, forecast, raw, naive, options) | {
@@ -172,7 +179,7 @@ def _train_before(panel: Panel, ends: Ints, options: BacktestOptions, recipe: Re
         return train(
             panel.known_at(ends),
             until_us=panel.start_us + int(ends.max()) * panel.step_us,
-            quantiles=options.quantiles,
+            quantiles=options.modelled,
             horizon_steps=options.horizon_steps,
             recipe=recipe,
             calendar=options.calendar,
@@ -186,7 +193,7 @@ def _rung(model: TrainedModel | None, options: BacktestOptions) -> Forecaster:
     """Return the model as an edge would use it: from the default history on."""
     return model_rung(
         None if model is None else model_forecaster(model, options.calendar),
-        options.quantiles,
+        options.modelled,
         min_history_steps=int(ForecastParams().min_history.total_seconds()) // options.step_s,
     )
 
@@ -212,9 +219,9 @@ def _served(
         stretches.insert(0, Stretch(_rung(earlier, options), begins, firsts))
     else:
         _say("too little before the first origin to calibrate on; calibration begins there")
-    raw = hindcast(panel, stretches, scored_leads(options.step_s, options.horizon_steps), options.quantiles)
-    ladder = Ladder(simple_rungs(options.quantiles, options.calendar, step_s=options.step_s), options.horizon_steps)
-    sent, moved, down = served_windows(panel, windows, own, raw, ladder, options.quantiles)
+    raw = hindcast(panel, stretches, scored_leads(options.step_s, options.horizon_steps), options.modelled)
+    ladder = Ladder(simple_rungs(options.modelled, options.calendar, step_s=options.step_s), options.horizon_steps)
+    sent, moved, down = served_windows(panel, windows, own, raw, ladder, options.modelled)
     if down.any():
         _say(f"the model was stood down for {len(np.unique(windows.meters[down]))} meters, {down.sum()} windows")
     return sent, moved
@@ -230,7 +237,7 @@ def _warm_up_columns(panel: Panel, firsts: Ints) -> Ints:
 
 
 def _naive(panel: Panel, windows: Windows, options: BacktestOptions, *, season_h: int) -> Floats:
-    forecaster = naive_forecaster(options.quantiles, season_h=season_h, step_s=options.step_s)
+    forecaster = naive_forecaster(options.modelled, season_h=season_h, step_s=options.step_s)
     return forecast_windows(panel, windows, forecaster)
 
 
@@ -243,10 +250,10 @@ def _report(
     buckets = [(low, min(high, options.horizon_h)) for low, high in _LEAD_BUCKETS_H if low <= options.horizon_h]
 
     def complete(forecast: Floats, leads: slice, raw: Floats | None = None) -> dict[str, float]:
-        measured = measure(windows, forecast, options.quantiles, leads, raw=raw)
+        measured = measure(windows, forecast, options.modelled, leads, raw=raw)
         part, own = leads_of(windows, forecast, leads)
         for season_h, rival in naive.items():
-            measured[f"rel_mae_{season_h}"] = relative_mae(part, own, rival[:, leads], options.quantiles)
+            measured[f"rel_mae_{season_h}"] = relative_mae(part, own, rival[:, leads], options.modelled)
         return measured
 
     return {

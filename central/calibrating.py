@@ -21,6 +21,7 @@ from central.dataset import Panel
 from central.evaluation import Forecaster, Windows
 from shared.calibration import States, calibrated, fresh, learned
 from shared.features import load_floor
+from shared.quantiles import MEDIAN, spread
 from shared.standing import RECORD, decay_of, lead_weights, of_version, weighed
 
 Bools = NDArray[np.bool_]
@@ -85,7 +86,7 @@ def hindcast(
     """Forecast stretch by stretch, in blocks of one meter's successive origins; the stretches are in order of time."""
     first = min(int(stretch.begins.min()) for stretch in stretches)
     count = max(int(stretch.ends.max()) for stretch in stretches) - first
-    outer = [0, quantiles.index(0.5), len(quantiles) - 1]
+    outer = spread(quantiles)
     spread_kw = np.full((len(panel.meters), count, len(knots), 3), np.nan, dtype=np.float32)
     floor_kw, version = np.zeros((len(panel.meters), count)), np.zeros((len(panel.meters), count), dtype=np.int64)
     leads = np.array(knots, dtype=np.int64)
@@ -97,7 +98,7 @@ def hindcast(
             spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads, ahead)[:, :, outer]
             floor_kw[meter, columns - first] = load_floor(windows)
             version[meter, columns - first] = number
-    return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw, version)
+    return Hindcast(first, knots, (quantiles[0], MEDIAN, quantiles[-1]), spread_kw, floor_kw, version)
 
 
 def _blocks(stretch: Stretch) -> Iterator[tuple[int, Ints]]:

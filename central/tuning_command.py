@@ -59,7 +59,7 @@ def judge_of(params: Params, record: Record, data: Data) -> Judge:
         folds = folds_before(before, length_us=length_us, horizon_steps=params.horizon_steps)
     except ValueError as error:
         raise MetercastError(f"tune: {error}") from error
-    return Judge(before, folds, params.forecast.quantiles, params.horizon_steps, site_calendar(params.calendar))
+    return Judge(before, folds, params.forecast.modelled, params.horizon_steps, site_calendar(params.calendar))
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -123,7 +123,7 @@ def test_the_command_prints_json_and_writes_the_forecasts(
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"quantiles": (0.1, 0.9)}, "0.5 among them"),
+        ({"quantiles": (0.9, 0.1)}, "--quantiles: quantiles must ascend"),
         ({"horizon_h": 72}, "expected 1h to 48h"),
         ({"origins": 0}, "at least 1"),
         ({"zone": "Mars/Olympus"}, "Mars/Olympus"),
