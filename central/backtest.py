@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from central.backtest_windows import contract_windows
 from central.calibrating import Ladder, Stretch, hindcast, served_windows
 from central.covariates import Covariates, issues_from_file
-from central.dataset import Panel, panel_from_file
+from central.dataset import Panel
 from central.evaluation import (
     Forecaster,
     Windows,
@@ -27,6 +27,7 @@ from central.evaluation import (
     relative_mae,
     simple_rungs,
 )
+from central.file_panel import panel_from_file
 from central.forecast_table import write_forecasts
 from central.training import DEFAULT_RECIPE, Recipe, TrainedModel, train
 from shared.calendars import Calendar

@@ -17,9 +17,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Rows, Sampling, joined, panel_from_file, training_rows
+from central.dataset import Panel
 from central.evaluation import model_forecaster
 from central.export import proven
+from central.file_panel import panel_from_file
+from central.samples import Rows, Sampling, joined, training_rows
 from central.starter_judging import HISTORIES_D, TOLERANCE, Line, judge, min_history_d, objections, table
 from central.training import Recipe, TrainedModel, fit
 from shared.calendars import Calendar

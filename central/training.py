@@ -18,7 +18,8 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Rows, Sampling, split_by_time, training_rows
+from central.dataset import Panel
+from central.samples import Rows, Sampling, split_by_time, training_rows
 from shared.calendars import Calendar
 from shared.covariates import covariates_of
 from shared.features import FEATURES

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from central.backtest import BacktestOptions, backtest
-from central.dataset import panel_from_file
+from central.file_panel import panel_from_file
 from central.training import Recipe
 from shared.errors import DataFileError
 
