@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run `central backtest` from parsed arguments; return the exit code. Raises DataFileError in a sentence."""
-    from central.backtest import BacktestOptions, backtest
+    from central.backtest import backtest
+    from central.backtest_options import BacktestOptions
 
     options = BacktestOptions(
         readings=args.readings,

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from central import backtest_command as command
-from central.backtest import BacktestOptions, backtest
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
 from central.dataset import Panel
 from central.evaluation import all_pairs, judged_score, judged_windows, naive_forecaster
 from central.training import Recipe

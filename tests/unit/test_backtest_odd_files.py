@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from central.backtest import BacktestOptions, backtest
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
 from central.file_panel import panel_from_file
 from central.training import Recipe
 from shared.errors import DataFileError

@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from central.backtest import BacktestOptions, backtest
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
 from central.covariates import Covariates, issues_from_file, issues_from_record
 from central.evaluation import all_pairs, forecast_windows, judged_windows, measure, model_forecaster
 from central.export import OnnxForecaster, parity, to_onnx
