@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from bench.accuracy_sets import DevelopmentSet, prepare
-from central.dataset import Panel, panel_from_readings
+from central.dataset import Panel
 from central.evaluation import Windows, forecast_windows, judged_windows, measure, naive_forecaster
+from central.file_panel import panel_from_readings
 from shared.calendars import Calendar
 from shared.features import window_steps
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from central.dataset import Panel, panel_from_file
+from central.dataset import Panel
 from central.evaluation import Forecaster, Windows, forecast_windows, judged_windows, measure, naive_forecaster
+from central.file_panel import panel_from_file
 from shared.metrics import DECILES
 
 Floats = NDArray[np.float64]

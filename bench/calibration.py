@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from bench.calibration_picture import draw
 from bench.stage import say
-from central.calibrating import Hindcast, replay
-from central.dataset import Panel, panel_from_file
+from central.dataset import Panel
+from central.edge_replay import replay
 from central.evaluation import Forecaster, model_forecaster
+from central.file_panel import panel_from_file
+from central.hindcast import Hindcast
 from central.training import train
 from shared import metrics
 from shared.calendars import Calendar

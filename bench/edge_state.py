@@ -78,7 +78,7 @@ def write_state(folder: Path, params: Params, *, meters: int, weeks: int, end: i
     site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), [HOURLY]))
     store = Store(folder, iso(end * HOUR_US))
     try:
-        store.belong_to(site=params.site, step_s=params.step_s, leads=leads, quantiles=params.forecast.quantiles)
+        store.belong_to(site=params.site, step_s=params.step_s, leads=leads, quantiles=params.forecast.modelled)
         steps = weeks * 7 * STEPS_A_DAY
         fill_window(site, end, steps, meters)
         site.delivered[:meters] = delivered

@@ -73,7 +73,7 @@ def run(
     }
     figures = _figures(times, meters, conditions)
     if "mlforecast" in peers:
-        sizes = (trees, trees * len(params.forecast.quantiles))
+        sizes = (trees, trees * len(params.forecast.modelled))
         figures[:1] = [_beside_mlforecast(figures[0], meters, weeks, size) for size in sizes]
     return figures
 

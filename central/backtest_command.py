@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_quantiles,
         nargs="+",
         default=[(0.1, 0.5, 0.9)],
-        help="modelled quantiles (0.1 0.5 0.9; commas do too)",
+        help="quantiles to forecast, any set (0.1 0.5 0.9; commas do too)",
     )
     parser.add_argument("--zone", default="UTC", help="IANA zone of the calendar features (UTC)")
     parser.add_argument("--country", default=None, help="country code for public holidays (none)")
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run `central backtest` from parsed arguments; return the exit code. Raises DataFileError in a sentence."""
-    from central.backtest import BacktestOptions, backtest
+    from central.backtest import backtest
+    from central.backtest_options import BacktestOptions
 
     options = BacktestOptions(
         readings=args.readings,

@@ -153,7 +153,7 @@ class Workshop:
             return train(
                 panel,
                 until_us=until_us,
-                quantiles=self._params.forecast.quantiles,
+                quantiles=self._params.forecast.modelled,
                 horizon_steps=self._params.horizon_steps,
                 recipe=self._recipe,
                 calendar=self._calendar,
@@ -168,7 +168,7 @@ class Workshop:
         return judged_windows(panel, meters, origins_us, horizon_steps=self._params.horizon_steps)
 
     def _scores(self, panel: Panel, model: TrainedModel, windows: Windows) -> Scores:
-        quantiles = self._params.forecast.quantiles
+        quantiles = self._params.forecast.modelled
         naive = naive_forecaster(quantiles, season_h=168, step_s=panel.step_s)
         candidate = model_forecaster(model, self._calendar)
         duel, unmatched = self._duel(panel, candidate, windows)
@@ -192,7 +192,7 @@ class Workshop:
             return None, f"it was not judged against the champion: {error}"
         if champion.step_s != panel.step_s:
             return None, f"it was not judged against the champion: that forecasts steps of {champion.step_s} s"
-        own = judged_score(panel, candidate, fresh, self._params.forecast.quantiles)
+        own = judged_score(panel, candidate, fresh, self._params.forecast.modelled)
         return Duel(own, judged_score(panel, champion, fresh, champion.quantiles)), ""
 
     def _limits(self) -> Limits:
@@ -205,7 +205,7 @@ class Workshop:
 
     def _detail(self, panel: Panel, model: TrainedModel, windows: Windows) -> dict[str, float]:
         """Metrics by lead bucket and by group of meters (small, middle and large loads)."""
-        quantiles = self._params.forecast.quantiles
+        quantiles = self._params.forecast.modelled
         forecast = forecast_windows(panel, windows, model_forecaster(model, self._calendar))
         steps_per_hour = 3600 / panel.step_s
         detail = dict(measure(windows, forecast, quantiles, slice(None)))

@@ -12,7 +12,7 @@ class Score:
 
     mase: float
     wql: float
-    coverage_80: float
+    coverage_80: float | None  # None: its quantiles span no such interval
     windows: int
     meters: int
 
@@ -82,6 +82,8 @@ def _against(rival: str, candidate: Score, other: Score, ratio: float) -> Iterat
 
 def _coverage(candidate: Score, limits: Limits) -> tuple[bool, str]:
     low, high = limits.coverage_80
+    if candidate.coverage_80 is None:
+        return True, "its 80 % interval was not judged: its quantiles do not reach from .1 to .9"
     passed = low <= candidate.coverage_80 <= high
     where = "within" if passed else "outside"
     return (

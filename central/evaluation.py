@@ -22,6 +22,7 @@ from shared.calendars import Calendar
 from shared.covariates import with_columns
 from shared.dormancy import known_in_use
 from shared.features import WINDOW_DAYS, feature_matrix, to_load
+from shared.quantiles import MEDIAN, spans
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +37,8 @@ class Forecaster(Protocol):
         """Forecast windows [N, W] at origins [N] for leads [L]; `covariates` are what the N know ahead, if anything."""
         ...
 
+
+INTERVAL_80: Final = (0.1, 0.9)
 
 _BLOCK: Final = 512  # windows forecast at once
 
@@ -92,8 +95,8 @@ def judged_score(panel: Panel, forecaster: Forecaster, windows: Windows, quantil
     """Return the Score of a forecaster on `windows`, as central/criteria.judge takes it."""
     forecast = forecast_windows(panel, windows, forecaster)
     measured = measure(windows, forecast, quantiles, slice(None))
-    meters = len(np.unique(windows.meters))
-    return Score(measured["mase"], measured["wql"], measured["coverage_80"], len(windows), meters)
+    coverage_80 = measured["coverage_80"] if spans(quantiles, *INTERVAL_80) else None
+    return Score(measured["mase"], measured["wql"], coverage_80, len(windows), len(np.unique(windows.meters)))
 
 
 def naive_forecaster(quantiles: tuple[float, ...], *, season_h: int, step_s: int = 3600) -> Forecaster:
@@ -157,8 +160,8 @@ def relative_mae(windows: Windows, forecast: Floats, rival: Floats, quantiles: t
 
 
 def median_of(forecast: Floats, quantiles: tuple[float, ...]) -> Floats:
-    """Return the medians [N, L] of quantiles [N, L, Q], interpolated where not modelled."""
-    return metrics.at_quantiles(forecast, quantiles, (0.5,))[..., 0]
+    """Return the medians [N, L] of quantiles [N, L, Q], the point forecasts; interpolated where not among them."""
+    return metrics.at_quantiles(forecast, quantiles, (MEDIAN,))[..., 0]
 
 
 def leads_of(windows: Windows, forecast: Floats, leads: slice) -> tuple[Windows, Floats]:
@@ -172,22 +175,32 @@ def measure(
     """Return the measures M of the backtest contract over a range of leads, but for those relative to seasonal naive.
 
     `forecast` [N, L, Q]; `raw` is the same before online calibration (default: there was none). MASE is the mean over
-    origins, then over meters; `width_80` is relative to Σ|y|.
+    origins, then over meters; `width_80` is relative to Σ|y|. What is said of the 80 % interval is NaN where the
+    quantiles do not span it.
     """
     actual, forecast = windows.actual[:, leads], forecast[:, leads]
     raw = forecast if raw is None else raw[:, leads]
-    interval, raw_interval = (metrics.at_quantiles(f, quantiles, (0.1, 0.5, 0.9)) for f in (forecast, raw))
-    low, median, high = (interval[..., i] for i in range(3))
+    (low, high), (raw_low, raw_high) = (_interval_80(f, quantiles) for f in (forecast, raw))
+    median = median_of(forecast, quantiles)
     return {
         "mase": _mean_over_meters(windows.meters, metrics.mase(actual, median, windows.scale)),
         "smape": metrics.smape(actual, median),
         "wape": metrics.wape(actual, median),
         "wql": metrics.wql(actual, forecast, quantiles),
         "coverage_80": metrics.coverage(actual, low, high),
-        "coverage_80_raw": metrics.coverage(actual, raw_interval[..., 0], raw_interval[..., 2]),
+        "coverage_80_raw": metrics.coverage(actual, raw_low, raw_high),
         "width_80": metrics.width(actual, low, high),
         "peak_hour_error": _peak_hour_error(windows, median, leads),
     }
+
+
+def _interval_80(forecast: Floats, quantiles: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """Return both ends [N, L], interpolated where not modelled; NaN where the quantiles do not reach them."""
+    if not spans(quantiles, *INTERVAL_80):
+        nothing = np.full(forecast.shape[:-1], np.nan)
+        return nothing, nothing
+    ends = metrics.at_quantiles(forecast, quantiles, INTERVAL_80)
+    return ends[..., 0], ends[..., 1]
 
 
 def _scales(panel: Panel, meters: Ints, origins_us: Ints) -> Floats:

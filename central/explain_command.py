@@ -1,11 +1,6 @@
 """`central explain SITE METER`: the champion's forecast of one meter from the record, taken apart.
 
-As JSON (`schema` 1): `site, meter, origin, step_s, unit, scale_kw, model {name, version, run_id, record_version}` and
-`leads`, each with `lead, valid_at, base_kw` and `quantiles`: for each level `forecast_kw, mean_kw, floor_kw` and
-`contributions_kw` by feature, the largest first. forecast_kw = base_kw + mean_kw + Σ contributions_kw + floor_kw.
-
-The forecast is the model's own on what the record says was known at the origin: the edge calibrates it afterwards, and
-may have stood the model down.
+What it prints is described in central/explained.py.
 """
 
 from __future__ import annotations
@@ -13,41 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from central.bootstrap import open_record, open_registry, work_folder
 from central.dataset import Panel
 from central.delivery import load_rollout
-from central.explain import BOOSTERS, Explanation, booster_texts_of, explain
+from central.explain import BOOSTERS, booster_texts_of, explain
+from central.explained import Told, as_json, as_text
+from central.issued import History, served
 from central.panels import meter_panel
 from central.record import Record
 from central.training import TrainedModel, model_from_texts
 from shared.calendars import site_calendar
 from shared.clock import DAY_US, iso, parse_instant_us
 from shared.errors import ExitCode, MetercastError
-from shared.features import SCHEMA_HASH, WINDOW_DAYS
+from shared.features import SCHEMA_HASH, WINDOW_DAYS, load_floor
 from shared.manifest import Manifest
-from shared.params import Params
-
-BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 48))
-SHOWN: Final = 4  # contributions a line
-BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What was explained: of which meter, at which origin, by which model, from which window [W]."""
-
-    site: str
-    meter: str
-    origin_us: int
-    champion: Manifest
-    window: NDArray[np.float32]
-    explanation: Explanation
+from shared.params import Params, scored_leads
 
 
 def main(params: Params, args: argparse.Namespace) -> int:
@@ -75,88 +53,16 @@ def tell(params: Params, site: str, meter: str, origin: str | None) -> Told:
         )
     except ValueError as error:
         raise MetercastError(f"explain: {site}/{meter} at {iso(origin_us)}: {error}") from error
-    return Told(site, meter, origin_us, champion, window, explanation)
-
-
-def as_json(told: Told) -> dict[str, Any]:
-    """Return the JSON object of this module's docstring."""
-    step_us = told.champion.step_s * 1_000_000
-    shown, champion = told.explanation, told.champion
-    return {
-        "schema": 1,
-        "site": told.site,
-        "meter": told.meter,
-        "origin": iso(told.origin_us),
-        "step_s": champion.step_s,
-        "unit": "kW",
-        "scale_kw": shown.scale_kw,
-        "model": {name: getattr(champion, name) for name in ("name", "version", "run_id", "record_version")},
-        "leads": [
-            {
-                "lead": int(lead),
-                "valid_at": iso(told.origin_us + (int(lead) - 1) * step_us),
-                "base_kw": float(shown.base_kw[row]),
-                "quantiles": {str(q): _quantile(shown, row, at) for at, q in enumerate(shown.quantiles)},
-            }
-            for row, lead in enumerate(shown.leads)
-        ],
-    }
-
-
-def _quantile(shown: Explanation, row: int, at: int) -> dict[str, Any]:
-    parts = shown.parts_kw[row, at]
-    order = np.argsort(-np.abs(parts), kind="stable")
-    return {
-        "forecast_kw": float(shown.forecast_kw[row, at]),
-        "mean_kw": float(shown.mean_kw[row, at]),
-        "floor_kw": float(shown.floor_kw[row, at]),
-        "contributions_kw": {shown.features[i]: float(parts[i]) for i in order},
-    }
-
-
-def as_text(told: Told) -> str:
-    """Return the explanation as lines for a person: a picture, and the mean of each part by lead bucket."""
-    shown, champion = told.explanation, told.champion
-    low, median, high = shown.quantiles[0], 0.5, shown.quantiles[-1]
-    lines = [
-        f"{told.site}/{told.meter} at {iso(told.origin_us)}, version {champion.version} (run {champion.run_id}), in kW",
-        "",
-        _picture(told),
-        "",
-        f"{'lead':>8}{'base':>9}{f'q{low:g}':>9}{'median':>9}{f'q{high:g}':>9}  what moves the median most",
-    ]
-    for first_h, last_h in BUCKETS_H:
-        hours = (shown.leads - 1) * champion.step_s // 3600 + 1
-        chosen = (hours >= first_h) & (hours <= last_h)
-        if chosen.any():
-            levels = [shown.forecast_kw[chosen, shown.quantiles.index(q)].mean() for q in (low, median, high)]
-            numbers = "".join(f"{value:9.3f}" for value in (shown.base_kw[chosen].mean(), *levels))
-            moves = ", ".join(f"{name} {kw:+.3f}" for name, kw in shown.largest(median, chosen, SHOWN).items())
-            lines.append(f"{f'{first_h}–{last_h} h':>8}{numbers}  {moves}")
-    return "\n".join([*lines, "", *_bars(shown.largest(median, np.ones(len(shown.leads), dtype=np.bool_), 8))])
-
-
-def _picture(told: Told) -> str:
-    """Return the last two days and the forecast median as blocks, an interval each (the mean of several below 1 h)."""
-    per_hour = max(1, 3600 // told.champion.step_s)
-    past = told.window[-48 * per_hour :].astype(np.float64)
-    ahead = told.explanation.forecast_kw[:, told.explanation.quantiles.index(0.5)]
-    both = [values[: len(values) // per_hour * per_hour].reshape(-1, per_hour).mean(axis=1) for values in (past, ahead)]
-    low, high = np.nanmin(np.concatenate(both)), np.nanmax(np.concatenate(both))
-    drawn = ["".join(_block(value, low, high) for value in values) for values in both]
-    return f"{drawn[0]}│{drawn[1]}  {low:.3f} … {high:.3f} kW; known │ median"
-
-
-def _block(value: float, low: float, high: float) -> str:
-    if not np.isfinite(value):
-        return "·"
-    return BLOCKS[1 + int(7 * (value - low) / max(high - low, 1e-12))]
-
-
-def _bars(moves: dict[str, float]) -> list[str]:
-    most = max(map(abs, moves.values()), default=0.0) or 1.0
-    width = max(map(len, moves), default=0)
-    return [f"{name:<{width}}  {kw:+9.3f} {'█' * max(1, round(30 * abs(kw) / most))}" for name, kw in moves.items()]
+    became = served(
+        History.of(record.scores(site=site, meter=meter).to_pandas(), champion.step_s),
+        explanation.forecast_kw,
+        origin_us=origin_us,
+        version=champion.version,
+        quantiles=explanation.quantiles,
+        knots=scored_leads(champion.step_s, champion.horizon_steps),
+        floor_kw=load_floor(window[None]),
+    )
+    return Told(site, meter, origin_us, champion, window, explanation, became)
 
 
 def _champion(params: Params) -> Manifest:

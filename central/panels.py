@@ -9,8 +9,9 @@ from typing import Final
 import pandas as pd
 
 from central.covariates import Covariates, issues_from_record
-from central.dataset import Panel, panel_from_record
+from central.dataset import Panel
 from central.record import Record
+from central.record_panel import panel_from_record
 from shared.bindings import Bindings
 from shared.clock import DAY_US, duration_us, format_duration, iso, to_us
 from shared.covariates import MAX_REACH_US

@@ -144,13 +144,14 @@ class Record:
         given_up = pa.Table.from_pylist(list(dead_letter_rows(lost, root)), letters.schema)
         return pa.concat_tables([letters, given_up]).drop_columns(["row"])
 
-    def scores(self, *, site: str | None = None, since_us: int | None = None) -> pa.Table:
+    def scores(self, *, site: str | None = None, since_us: int | None = None, meter: str | None = None) -> pa.Table:
         """One score for each identity, by time, then place in the uplink. Raises RecordError.
 
         Copies come with another epoch, in which an edge sends again what it does not know to be recorded.
         """
-        since = [] if since_us is None else [pc.field("valid_at") >= _instant(since_us)]
-        rows = self._read("scores", site=site, conditions=since)
+        asked = [] if since_us is None else [pc.field("valid_at") >= _instant(since_us)]
+        asked += [] if meter is None else [pc.field("meter_id") == meter]
+        rows = self._read("scores", site=site, conditions=asked)
         return _last_received(rows, ("site", "meter_id", "valid_at", "lead", "role")).sort_by(
             [("valid_at", "ascending"), ("seq", "ascending"), ("row", "ascending")]
         )

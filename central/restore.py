@@ -94,7 +94,7 @@ def closed_intervals(
     rows: pd.DataFrame, *, since_us: int, grid: GridParams, bindings: Bindings
 ) -> dict[str, RestoredMeter]:
     """Closed intervals from `since_us` on of rows of one site; meters of which there are none are left out."""
-    from central.dataset import panel_from_record  # half a second that a start should not wait for
+    from central.record_panel import panel_from_record  # half a second that a start should not wait for
 
     rows = rows[_usable(rows)]
     if not len(rows):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Rows, Sampling, joined, panel_from_file, training_rows
+from central.dataset import Panel
 from central.evaluation import model_forecaster
 from central.export import proven
+from central.file_panel import panel_from_file
+from central.progress import teller
+from central.samples import Rows, Sampling, joined, training_rows
 from central.starter_judging import HISTORIES_D, TOLERANCE, Line, judge, min_history_d, objections, table
 from central.training import Recipe, TrainedModel, fit
 from shared.calendars import Calendar
@@ -41,6 +43,8 @@ RECIPE: Final = Recipe(trees=60, learning_rate=0.1, patience=0, rows_cap=60_000)
 
 _MAX_ZERO_SHARE: Final = 0.5  # a series that is mostly zero teaches nothing of others
 _PROOF_ROWS: Final = 1024  # of each set
+
+_say = teller("starter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +239,3 @@ def _manifest(model: TrainedModel, artifact: bytes, golden: Golden, sources: Seq
         run_id="starter",
         record_version=0,
     )
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"starter: {sentence}\n")
-    sys.stderr.flush()

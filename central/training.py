@@ -18,10 +18,12 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Rows, Sampling, split_by_time, training_rows
+from central.dataset import Panel
+from central.samples import Rows, Sampling, split_by_time, training_rows
 from shared.calendars import Calendar
 from shared.covariates import covariates_of
 from shared.features import FEATURES
+from shared.quantiles import MEDIAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ def _parameters(recipe: Recipe, quantile: float) -> dict[str, object]:
     return _binning(recipe) | {
         "objective": "quantile",
         "alpha": quantile,
-        "num_leaves": recipe.leaves if quantile == 0.5 else recipe.outer_leaves,
+        "num_leaves": recipe.leaves if quantile == MEDIAN else recipe.outer_leaves,
         "learning_rate": recipe.learning_rate,
         "min_data_in_leaf": recipe.min_leaf_rows,
         "feature_fraction": recipe.feature_fraction,

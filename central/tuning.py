@@ -113,7 +113,7 @@ class Tuning:
         said = [fixed, params.training.criteria.model_dump(mode="json", include={"holdout"})]
         said += [params.calendar.model_dump(mode="json"), params.grid.model_dump(mode="json")]
         digest = hashlib.sha256(json.dumps([said, repr(self._space), FOLDS, SPACING_H]).encode()).hexdigest()[:8]
-        levels = ",".join(f"{q:g}" for q in params.forecast.quantiles)
+        levels = ",".join(f"{q:g}" for q in params.forecast.modelled)
         return (
             f"features {SCHEMA_HASH}, {params.step_s} s x {params.horizon_steps}, quantiles {levels}, {digest}, record "
         )

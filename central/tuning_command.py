@@ -10,6 +10,7 @@ from central.bootstrap import open_record, work_folder
 from central.folds import Judge, folds_before
 from central.panels import newest_us, training_panel
 from central.params_edit import shown, snippet, with_values
+from central.progress import teller
 from central.record import Record
 from central.tuning import Data, Outcome, Tuning, with_training
 from central.work import replace_text
@@ -20,6 +21,8 @@ from shared.params import Params
 
 DATABASE: Final = "tuning.db"
 SECTION: Final = "training"
+
+_say = teller("tune")
 
 
 def tune(params: Params, count: int, *, file: Path | None, until_us: int | None) -> Params:
@@ -59,7 +62,7 @@ def judge_of(params: Params, record: Record, data: Data) -> Judge:
         folds = folds_before(before, length_us=length_us, horizon_steps=params.horizon_steps)
     except ValueError as error:
         raise MetercastError(f"tune: {error}") from error
-    return Judge(before, folds, params.forecast.quantiles, params.horizon_steps, site_calendar(params.calendar))
+    return Judge(before, folds, params.forecast.modelled, params.horizon_steps, site_calendar(params.calendar))
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -85,8 +88,3 @@ def _hand_over(outcome: Outcome, file: Path | None) -> None:
     pairs = " ".join(f"--set {SECTION}.{key}={shown(value)}" for key, value in outcome.values.items())
     sys.stdout.write(f"{snippet(SECTION, outcome.values)}\n\n{pairs}\n")
     sys.stdout.flush()
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"tune: {sentence}\n")
-    sys.stderr.flush()

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from demo.archive import CHAMPION
+from demo.archive import CHAMPION, QUANTILES
 from demo.broker import free_port
 from demo.listener import Listener
 from demo.observer import SERVED, Observer
@@ -89,6 +89,7 @@ class Stage:
             "clock=event",
             f"calendar.zone={ZONE}",
             "calendar.country=GB",
+            f"forecast.quantiles={','.join(QUANTILES)}",
         )
         return [part for setting in (*common, *more) for part in ("--set", setting)]
 

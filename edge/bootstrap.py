@@ -65,7 +65,7 @@ def plan_of(params: Params) -> Plan:
     return Plan(
         step_s=params.step_s,
         horizon_steps=params.horizon_steps,
-        quantiles=params.forecast.quantiles,
+        quantiles=params.forecast.modelled,
         calendar=site_calendar(params.calendar),
         min_history_steps=params.forecast.min_history // params.grid.step,
     )
@@ -73,7 +73,7 @@ def plan_of(params: Params) -> Plan:
 
 def wanted_of(params: Params) -> Wanted:
     """What a model must forecast to serve here."""
-    return Wanted(params.step_s, params.horizon_steps, params.forecast.quantiles)
+    return Wanted(params.step_s, params.horizon_steps, params.forecast.modelled)
 
 
 def here_of(params: Params) -> Here:
@@ -105,7 +105,7 @@ def try_out_of(params: Params, artifacts: ArtifactFolder) -> TryOut:
 def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, starter: Starter | None = None) -> Node:
     """A node that goes on where the store's last commit stopped; `starter` serves where no champion can."""
     leads = scored_leads(params.step_s, params.horizon_steps)
-    store.belong_to(site=params.site, step_s=params.step_s, leads=leads, quantiles=params.forecast.quantiles)
+    store.belong_to(site=params.site, step_s=params.step_s, leads=leads, quantiles=params.forecast.modelled)
     facts = store.facts
     topics = SiteTopics(params.mqtt.root, params.site)
     site = SiteState(params, Scoreboard(leads), Forms(grid_rules(params), store.forms))

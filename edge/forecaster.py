@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every forecast of this site has in common."""
+    """What every forecast of this site has in common; `quantiles` are those modelled (shared/quantiles.py)."""
 
     step_s: int
     horizon_steps: int

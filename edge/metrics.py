@@ -34,7 +34,11 @@ _COUNTERS = {
     "epochs_renewed": ("metercast_epochs_renewed", "Times the ledger began anew, parted from central's", ()),
     "scores": ("metercast_scores", "Forecasts met by the truth", ("role", "lead")),
     "score_error_kw": ("metercast_score_absolute_error_kw", "Sum of absolute errors in kW", ("role", "lead")),
-    "score_covered": ("metercast_scores_covered", "Scores inside the outer quantiles", ("role", "lead")),
+    "score_covered": (
+        "metercast_scores_covered",
+        "Scores from the lowest modelled quantile to the highest",
+        ("role", "lead"),
+    ),
     "swap_seconds": ("metercast_model_swap_seconds", "Time that taking up proven models held the rest up", ()),
     "width_kw": ("metercast_forecast_width_kw", "Sum of interval widths, before calibration and as issued", _WIDTH),
 }

@@ -34,6 +34,7 @@ from shared.features import load_floor
 from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
 from shared.params import Params
+from shared.quantiles import label, places, spread
 from shared.standing import comparison, decay_of, lead_weights, reason_of, weighed
 from shared.topics import SiteTopics
 
@@ -98,7 +99,9 @@ class RoundMaker:
         self._models = models
         self._topics = topics
         self._counters = counters
-        self._median = plan.quantiles.index(0.5)
+        self._spread = spread(plan.quantiles)
+        published = params.forecast.quantiles
+        self._published = dict(zip(map(label, published), places(published, plan.quantiles), strict=True))
         self._season = 168 * 3600 // plan.step_s
         self._leads = np.array(site.scoreboard.leads, dtype=np.int64)
         self._lead_weights = lead_weights(site.scoreboard.leads, plan.horizon_steps)
@@ -310,7 +313,6 @@ class RoundMaker:
         board = self._site.scoreboard
         kept = np.isin(rows, fresh)
         steps = self._leads - 1
-        outer = [0, self._median, len(self._plan.quantiles) - 1]
         for role, load_kw, model in (
             (CHAMPION_ROLE, result.load_kw, self._models.champion),
             (CHALLENGER_ROLE, result.shadow_kw, self._models.challenger),
@@ -318,7 +320,7 @@ class RoundMaker:
         ):
             if load_kw is None:
                 continue
-            spread = load_kw[:, steps][:, :, outer].astype(np.float32)
+            spread = load_kw[:, steps][:, :, self._spread].astype(np.float32)
             real = kept & np.isfinite(spread).all(axis=(1, 2))
             rung = result.rung if role == CHAMPION_ROLE else np.zeros_like(result.rung)
             number = model.manifest.version if model else 0
@@ -400,7 +402,7 @@ class RoundMaker:
         return ["model_of_another_calendar"] if foreign else []
 
     def _quantiles(self, load_kw: NDArray[np.float64]) -> dict[str, list[float]]:
-        return {f"{level:g}": load_kw[:, k].tolist() for k, level in enumerate(self._plan.quantiles)}
+        return {name: load_kw[:, place].tolist() for name, place in self._published.items()}
 
 
 def _calendar_of(model: Predictor) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class SiteState:
         self.meters = Meters(self.window, grid_rules(params), forms, lateness_us=self.limits.lateness_us)
         self.bindings = Bindings(params.meters)
         self.scoreboard = scoreboard
-        self.calibration = Calibration(scoreboard.leads, params.forecast.quantiles, step_s)
+        self.calibration = Calibration(scoreboard.leads, params.forecast.modelled, step_s)
         self.standing = Standing()
         self.covariates = SiteCovariates(self.step_us)
         rows = len(self.window.closed)

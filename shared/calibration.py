@@ -23,6 +23,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.quantiles import MEDIAN
+
 STATE: Final = 5  # of a meter at a scored lead: slow part below and above the median, fast part likewise, hours learned
 
 FACTOR_AT_MOST: Final = 6.0  # and at least its inverse
@@ -67,7 +69,7 @@ def calibrated(
     A quantile at distance d from the median is moved by d as the outermost of its side. `floor_kw` [N]: see
     `load_floor`.
     """
-    middle = list(quantiles).index(0.5)
+    middle = list(quantiles).index(MEDIAN)
     growth = np.expm1(_between(log_factors(states), leads, knots))  # [N, L, 2]
     away = load_kw - load_kw[:, :, middle : middle + 1]
     moved = load_kw.copy()

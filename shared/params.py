@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from shared.clock import duration_us, format_duration, parse_duration
 from shared.grid import UNITS, Kind, MeterLimits
+from shared.quantiles import Quantiles, modelled
 from shared.topics import RESERVED_SITES, is_site_id
 
 STEPS: Final = {"15min": timedelta(minutes=15), "30min": timedelta(minutes=30), "1h": timedelta(hours=1)}
@@ -196,17 +197,20 @@ class ForecastParams(Section):
 
     horizon: Duration = Field(timedelta(hours=48), description="how far a forecast reaches")
     quantiles: tuple[float, ...] = Field(
-        (0.1, 0.5, 0.9), description="quantiles of a forecast, ascending, .5 among them"
+        (0.1, 0.5, 0.9), description="quantiles of a published forecast, ascending; the median is modelled in any case"
     )
     retire_after: Duration = Field(timedelta(days=14), description="a meter silent this long has its forecast cleared")
     min_history: Duration = Field(timedelta(days=3), description="history a meter needs before a model forecasts it")
 
     @model_validator(mode="after")
     def _ascending(self) -> ForecastParams:
-        levels = self.quantiles
-        if list(levels) != sorted(set(levels)) or 0.5 not in levels or not all(0 < level < 1 for level in levels):
-            raise ValueError("quantiles must ascend inside (0, 1) and hold 0.5")
+        modelled(self.quantiles)
         return self
+
+    @property
+    def modelled(self) -> Quantiles:
+        """The quantiles of the models: those published, and the median."""
+        return modelled(self.quantiles)
 
 
 class EdgeParams(Section):

@@ -12,9 +12,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from central.covariates import Covariates, covariate_columns_of
-from central.dataset import Floats, Panel, panel_from_file
+from central.dataset import Floats, Panel
 from central.evaluation import all_pairs
 from central.export import golden_rows, to_onnx
+from central.file_panel import panel_from_file
 from central.training import Recipe, train
 from shared.calendars import Calendar
 from shared.clock import DAY_US, HOUR_US, iso, to_us, wall_now

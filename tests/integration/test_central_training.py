@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from central.cli import main
-from central.explain_command import as_json, tell
+from central.explain_command import tell
+from central.explained import as_json
 from central.export import OnnxForecaster
 from central.record import Record
 from central.registry import Registry
@@ -221,11 +222,14 @@ def test_a_champions_forecast_is_taken_apart_as_json(serving: Params) -> None:
     told = as_json(tell(serving, "s", "m1", origin))
     assert (told["schema"], told["site"], told["meter"], told["origin"]) == (1, "s", "m1", origin)
     assert told["model"]["version"] == 1
+    assert told["note"].endswith("these are the model's own numbers, before calibration")
     assert [lead["lead"] for lead in told["leads"]] == list(range(1, 49))
     for lead in told["leads"]:
         for parts in lead["quantiles"].values():
             total = lead["base_kw"] + parts["mean_kw"] + sum(parts["contributions_kw"].values()) + parts["floor_kw"]
             assert total == pytest.approx(parts["forecast_kw"], abs=1e-6)
+            assert parts["calibrated_kw"] is None
+        assert lead["published"] is None
 
 
 def test_an_explanation_rests_on_what_was_known_at_its_origin(serving: Params) -> None:
@@ -244,6 +248,7 @@ def test_the_latest_origin_is_explained_to_a_person(serving: Params, capsys: pyt
     text = capsys.readouterr().out
     assert text.startswith(f"s/m0 at {iso(START_US + DAYS * 24 * HOUR_US)}, version 1 (run ")
     assert "1–6 h" in text
+    assert "sent: what the edge's calibration had learned of this meter is not in the record" in text
     assert "│" in text
 
 

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from central.dataset import Panel, Sampling, panel_from_file, panel_from_record, training_rows
+from central.dataset import Panel
+from central.file_panel import panel_from_file
+from central.record_panel import panel_from_record
+from central.samples import Sampling, training_rows
 from shared.bindings import Bindings
 from shared.calendars import Calendar
 from shared.clock import HOUR_US

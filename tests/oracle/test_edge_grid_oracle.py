@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from central.dataset import panel_from_record
+from central.record_panel import panel_from_record
 from edge.site import grid_rules
 from edge.window import NEVER
 from shared.bindings import Bindings

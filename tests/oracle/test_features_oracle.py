@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from central.dataset import Panel, panel_from_file
+from central.dataset import Panel
+from central.file_panel import panel_from_file
 from shared.calendars import Calendar
 from shared.features import FEATURES, feature_matrix
 

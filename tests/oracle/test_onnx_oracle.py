@@ -8,9 +8,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from central.dataset import Panel, panel_from_file
+from central.dataset import Panel
 from central.evaluation import all_pairs, forecast_windows, judged_windows, model_forecaster
 from central.export import OnnxForecaster, golden_rows, parity, read_metadata, to_onnx
+from central.file_panel import panel_from_file
 from central.training import Recipe, TrainedModel, train
 from shared.calendars import Calendar
 from shared.features import FEATURES, SCHEMA_HASH, feature_matrix

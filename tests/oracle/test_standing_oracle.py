@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from central.calibrating import Hindcast, Ladder, Replay, Stretch, hindcast, replay
 from central.covariates import Covariates
 from central.dataset import Panel
+from central.edge_replay import Ladder, Replay, replay
 from central.evaluation import Forecaster, model_rung, simple_rungs
+from central.hindcast import Hindcast, Stretch, hindcast
 from edge.calibration import Source
 from edge.effects import ChunkArrived, DesiredArrived
 from edge.inference import Predictor
@@ -74,7 +75,7 @@ def _replayed(models: tuple[Predictor, Predictor], calendar: Calendar) -> tuple[
     first, second = (_forecaster(model, calendar) for model in models)
     stretches = [Stretch(first, begins, swap), Stretch(second, swap, ends)]
     raw = hindcast(panel, stretches, KNOTS, SAID_QUANTILES)
-    return raw, replay(panel, raw, Ladder(simple_rungs(SAID_QUANTILES, calendar), 48))
+    return raw, replay(panel, raw, Ladder(simple_rungs(SAID_QUANTILES, calendar), 48, SAID_QUANTILES))
 
 
 def test_the_backtest_stands_a_model_down_and_calibrates_each_source_as_the_edge_did(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from central.dataset import Sampling, panel_from_record, training_rows
 from central.record import Record
+from central.record_panel import panel_from_record
+from central.samples import Sampling, training_rows
 from shared.calendars import Calendar
 from shared.clock import DAY_US, HOUR_US
 from shared.dormancy import known_in_use

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from central.dataset import Sampling, panel_from_file, training_rows
+from central.file_panel import panel_from_file
+from central.samples import Sampling, training_rows
 from shared.calendars import Calendar
 from shared.features import FEATURES, feature_matrix
 

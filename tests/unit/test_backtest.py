@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from central import backtest_command as command
-from central.backtest import BacktestOptions, backtest
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
 from central.dataset import Panel
 from central.evaluation import all_pairs, judged_score, judged_windows, naive_forecaster
 from central.training import Recipe
@@ -123,7 +124,7 @@ def test_the_command_prints_json_and_writes_the_forecasts(
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"quantiles": (0.1, 0.9)}, "0.5 among them"),
+        ({"quantiles": (0.9, 0.1)}, "--quantiles: quantiles must ascend"),
         ({"horizon_h": 72}, "expected 1h to 48h"),
         ({"origins": 0}, "at least 1"),
         ({"zone": "Mars/Olympus"}, "Mars/Olympus"),

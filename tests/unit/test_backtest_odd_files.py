@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from central.backtest import BacktestOptions, backtest
-from central.dataset import panel_from_file
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
+from central.file_panel import panel_from_file
 from central.training import Recipe
 from shared.errors import DataFileError
 
@@ -98,10 +99,15 @@ def test_shorter_steps_have_more_leads_and_the_same_buckets_in_hours(tmp_path: P
     assert [bucket["to"] for bucket in result["by_lead"]] == [6, 12, 24]
 
 
-@pytest.mark.parametrize("quantiles", [(0.05, 0.5, 0.95), (0.5,), (0.2, 0.5, 0.6, 0.99)])
+@pytest.mark.parametrize(
+    "quantiles", [(0.05, 0.5, 0.95), (0.5,), (0.2, 0.5, 0.6, 0.99), (0.2, 0.8), (0.9,), (0.05, 0.25, 0.75, 0.95)]
+)
 def test_any_set_of_quantiles_is_measured_on_the_deciles(tmp_path: Path, quantiles: tuple[float, ...]) -> None:
     result, forecasts = _backtest(tmp_path, _meter("m", 30 * 24), quantiles=quantiles, origins=2)
-    assert math.isfinite(result["overall"]["wql"])
+    overall, spanned = result["overall"], quantiles[0] <= 0.1 and quantiles[-1] >= 0.9
+    assert math.isfinite(overall["wql"])
+    assert [math.isfinite(overall[name]) for name in ("coverage_80", "coverage_80_raw", "width_80")] == [spanned] * 3
+    assert set(forecasts["quantile"]) == set(quantiles)
     wide = forecasts.pivot(index=["meter_id", "origin", "lead"], columns="quantile", values="value").to_numpy()
     assert (np.diff(wide, axis=1) >= 0).all()
 

@@ -8,12 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from central.backtest import BacktestOptions, backtest
+from central.backtest import backtest
+from central.backtest_options import BacktestOptions
 from central.covariates import Covariates, issues_from_file, issues_from_record
-from central.dataset import Sampling, training_rows
 from central.evaluation import all_pairs, forecast_windows, judged_windows, measure, model_forecaster
 from central.export import OnnxForecaster, parity, to_onnx
 from central.record import Record
+from central.samples import Sampling, training_rows
 from central.training import Recipe, TrainedModel, train
 from shared.calendars import Calendar
 from shared.clock import DAY_US, HOUR_US, iso

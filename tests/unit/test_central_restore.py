@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from central.asking import AGAIN_AFTER_S, SITES_AT_MOST, Asking
-from central.dataset import panel_from_record
 from central.record import Record
+from central.record_panel import panel_from_record
 from central.restore import READINGS_AT_ONCE, blocks, meters_a_part, restore_parts
 from shared.bindings import Bindings
 from shared.clock import DAY_US, HOUR_US, iso, parse_instant_us

@@ -37,6 +37,12 @@ def test_each_failed_criterion_refuses_and_its_sentence_comes_first(worse: Score
     assert word in verdict.reasons[0]
 
 
+def test_without_an_80_percent_interval_that_is_said_and_decides_nothing() -> None:
+    verdict = judge(replace(GOOD, coverage_80=None), None, NAIVE, Limits())
+    assert verdict.accepted
+    assert "its 80 % interval was not judged: its quantiles do not reach from .1 to .9" in verdict.reasons
+
+
 def test_a_margin_asks_for_more_than_a_tie_with_the_champion() -> None:
     assert judge(GOOD, Duel(GOOD, GOOD), NAIVE, Limits()).accepted
     assert not judge(GOOD, Duel(GOOD, GOOD), NAIVE, Limits(max_vs_champion=0.98)).accepted

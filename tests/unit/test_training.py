@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from central.dataset import Panel, Rows, Sampling, split_by_time, training_rows
+from central.dataset import Panel
 from central.evaluation import (
     all_pairs,
     forecast_windows,
@@ -15,6 +15,7 @@ from central.evaluation import (
     model_forecaster,
     naive_forecaster,
 )
+from central.samples import Rows, Sampling, split_by_time, training_rows
 from central.training import DEFAULT_RECIPE, UTC_CALENDAR, Recipe, TrainedModel, train
 from shared.params import TrainingParams
 

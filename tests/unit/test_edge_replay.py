@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from central.calibrating import Hindcast, Ladder, Stretch, hindcast, replay, served_windows
 from central.dataset import Panel
+from central.edge_replay import Ladder, replay, served_windows
 from central.evaluation import Forecaster, Windows, judged_windows
+from central.hindcast import Hindcast, Stretch, hindcast
 from shared.calibration import fresh, learned, log_factors
 
 KNOTS = (1, 6)
@@ -79,7 +80,7 @@ def test_judged_windows_come_out_nearer_to_nominal(panel: Panel) -> None:
     forecast = np.tile([4.0, 5.0, 6.0], (len(windows), 6, 1))
     begins, ends = np.array([31, 31]), np.array([400, 400])
     raw = hindcast(panel, [Stretch(says(4.0, 6.0), begins, ends)], KNOTS, QUANTILES)
-    _, moved, down = served_windows(panel, windows, forecast, raw, Ladder(says(4.0, 6.0), 6), QUANTILES)
+    _, moved, down = served_windows(panel, windows, forecast, raw, Ladder(says(4.0, 6.0), 6, QUANTILES))
 
     def covered(f: NDArray[np.float64]) -> float:
         return float(((f[..., 0] <= windows.actual) & (windows.actual <= f[..., 2])).mean())
@@ -123,7 +124,7 @@ def served(panel: Panel, first: float, then: float) -> tuple[Windows, NDArray[np
         panel, [Stretch(last_weeks(first), begins, swap), Stretch(last_weeks(then), swap, ends)], KNOTS, QUANTILES
     )
     own = last_weeks(then)(panel.windows(windows.meters, windows.origins_us), windows.origins_us, windows.leads)
-    _, moved, down = served_windows(panel, windows, own, raw, Ladder(says(6.5, 7.5), 6), QUANTILES)
+    _, moved, down = served_windows(panel, windows, own, raw, Ladder(says(6.5, 7.5), 6, QUANTILES))
     return windows, moved, down
 
 
@@ -132,6 +133,36 @@ def test_a_model_worse_than_last_week_is_stood_down_and_the_simple_rungs_serve(w
     assert down.all()
     assert (moved[..., 1] == 7.0).all()
     assert not served(weekly, first=0.0, then=0.0)[2].any()
+
+
+def test_where_simple_rungs_serve_more_quantiles_change_nothing_for_the_outer_ones_and_the_median(
+    weekly: Panel,
+) -> None:
+    """Five quantiles around the same three, of a model that is stood down."""
+
+    def between(three: Forecaster) -> Forecaster:
+        def forecast(
+            windows: NDArray[np.float32], origins_us: NDArray[np.int64], leads: NDArray[np.int64], _: object = None, /
+        ) -> NDArray[np.float64]:
+            low, median, high = np.moveaxis(three(windows, origins_us, leads), -1, 0)
+            return np.stack([low, (low + median) / 2, median, (median + high) / 2, high], axis=-1)
+
+        return forecast
+
+    begins, ends = np.array([504] * 2), np.array([HOURS] * 2)
+    levels = (0.1, 0.3, 0.5, 0.7, 0.9)
+    three, five = (
+        replay(
+            weekly,
+            hindcast(weekly, [Stretch(wide(last_weeks(1.0)), begins, ends)], KNOTS, quantiles),
+            Ladder(wide(says(6.5, 7.5)), 6, quantiles),
+        )
+        for wide, quantiles in ((lambda same: same, QUANTILES), (between, levels))
+    )
+    assert three.down.any()
+    assert three.simple.any()
+    for name in ("model", "simple", "down"):
+        np.testing.assert_array_equal(getattr(five, name), getattr(three, name))
 
 
 def test_a_good_successor_inherits_the_verdict_and_returns(weekly: Panel) -> None:

@@ -1,8 +1,8 @@
-"""Calibration and stand-down replayed over a panel, origin by origin, as the edge does both.
+"""An edge replayed over a panel, origin by origin: calibration by source, stand-down, and what judged windows are sent.
 
-A hindcast holds what a model says at every origin of a stretch, at the scored leads only. `replay` goes through it as
-rounds do: the interval that has just ended settles what was issued for it, by the model and by the simple rungs each
-for itself; then the next is issued, by the simple rungs where the model is stood down or gives nothing.
+`replay` goes through a hindcast as rounds do: the interval that has just ended settles what was issued for it, by the
+model and by the simple rungs each for itself; then the next is issued, by the simple rungs where the model is stood
+down or gives nothing.
 
 Invariant: what an origin's forecast is made with knows no load at or after it, and none that was received later. What
 came late or was corrected has taught nothing.
@@ -10,7 +10,6 @@ came late or was corrected has taught nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,8 +18,10 @@ from numpy.typing import NDArray
 
 from central.dataset import Panel
 from central.evaluation import Forecaster, Windows
+from central.hindcast import Hindcast
 from shared.calibration import States, calibrated, fresh, learned
 from shared.features import load_floor
+from shared.quantiles import Quantiles, spread
 from shared.standing import RECORD, decay_of, lead_weights, of_version, weighed
 
 Bools = NDArray[np.bool_]
@@ -32,42 +33,12 @@ _SEASON_S: Final = 168 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Hindcast:
-    """What was forecast at O consecutive origins, at the scored leads `knots` [K] (in steps) of M meters.
-
-    `spread_kw` float32 [M, O, K, 3]: the lowest, the middle and the highest of `quantiles`, NaN where nothing was
-    forecast; `floor_kw` [M, O]: see `load_floor`; `version` [M, O]: which model it was. Origin j is the start of the
-    panel's column `first` + j.
-    """
-
-    first: int
-    knots: tuple[int, ...]
-    quantiles: tuple[float, float, float]
-    spread_kw: NDArray[np.float32]
-    floor_kw: Floats
-    version: Ints
-
-    @property
-    def leads(self) -> Ints:
-        """The scored leads as an array."""
-        return np.array(self.knots, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Where a forecaster serves: at the origins of each meter's columns `begins` up to, not including, `ends` [M]."""
-
-    forecaster: Forecaster
-    begins: Ints
-    ends: Ints
-
-
-@dataclass(frozen=True, slots=True)
 class Ladder:
-    """What serves where a model does not, and how far it forecasts."""
+    """What serves where a model does not, how far it forecasts, and the modelled quantiles, the model's too."""
 
     simple: Forecaster
     horizon_steps: int
+    quantiles: Quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +48,6 @@ class Replay:
     model: States
     simple: States
     down: Bools
-
-
-def hindcast(
-    panel: Panel, stretches: Sequence[Stretch], knots: tuple[int, ...], quantiles: tuple[float, ...]
-) -> Hindcast:
-    """Forecast stretch by stretch, in blocks of one meter's successive origins; the stretches are in order of time."""
-    first = min(int(stretch.begins.min()) for stretch in stretches)
-    count = max(int(stretch.ends.max()) for stretch in stretches) - first
-    outer = [0, quantiles.index(0.5), len(quantiles) - 1]
-    spread_kw = np.full((len(panel.meters), count, len(knots), 3), np.nan, dtype=np.float32)
-    floor_kw, version = np.zeros((len(panel.meters), count)), np.zeros((len(panel.meters), count), dtype=np.int64)
-    leads = np.array(knots, dtype=np.int64)
-    for number, stretch in enumerate(stretches, start=1):
-        for meter, columns in _blocks(stretch):
-            origins_us = panel.start_us + columns * panel.step_us
-            meters = np.full(len(columns), meter)
-            windows, ahead = panel.windows(meters, origins_us), panel.covariates_of(meters)
-            spread_kw[meter, columns - first] = stretch.forecaster(windows, origins_us, leads, ahead)[:, :, outer]
-            floor_kw[meter, columns - first] = load_floor(windows)
-            version[meter, columns - first] = number
-    return Hindcast(first, knots, (quantiles[0], 0.5, quantiles[-1]), spread_kw, floor_kw, version)
-
-
-def _blocks(stretch: Stretch) -> Iterator[tuple[int, Ints]]:
-    for meter, (begin, end) in enumerate(zip(stretch.begins.tolist(), stretch.ends.tolist(), strict=True)):
-        for column in range(begin, end, _BLOCK):
-            yield meter, np.arange(column, min(column + _BLOCK, end), dtype=np.int64)
 
 
 def replay(panel: Panel, raw: Hindcast, ladder: Ladder | None = None) -> Replay:
@@ -119,6 +63,37 @@ def replay(panel: Panel, raw: Hindcast, ladder: Ladder | None = None) -> Replay:
         passed.model[:, origin], passed.simple[:, origin] = course.model.states, course.simple.states
         passed.down[:, origin] = course.down
     return passed
+
+
+def served_windows(
+    panel: Panel, windows: Windows, model_kw: Floats, raw: Hindcast, ladder: Ladder
+) -> tuple[Floats, Floats, Bools]:
+    """Return what judged windows are sent, before and after calibration [N, L, Q], and where the model is stood down.
+
+    `model_kw` [N, L, Q] is NaN where the model gives nothing. `raw` must reach from before the first to the last of
+    the windows' origins; all is made on what was known at each one's origin.
+    """
+    passed = replay(panel, raw, ladder)
+    place = windows.meters, panel.column(windows.origins_us) - raw.first
+    stood_down = passed.down[place]
+    served = np.isfinite(model_kw).all(axis=(1, 2)) & ~stood_down
+    sent_kw, moved_kw = model_kw.copy(), np.empty_like(model_kw)
+    for first in range(0, len(windows), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        history = panel.windows(windows.meters[block], windows.origins_us[block])
+        left = np.flatnonzero(~served[block])
+        if len(left):
+            sent_kw[first + left] = ladder.simple(history[left], windows.origins_us[first + left], windows.leads)
+        by_model = served[block][:, None, None]
+        moved_kw[block] = calibrated(
+            sent_kw[block],
+            np.where(by_model, passed.model[place][block], passed.simple[place][block]),
+            leads=windows.leads,
+            knots=raw.knots,
+            quantiles=ladder.quantiles,
+            floor_kw=load_floor(history),
+        )
+    return sent_kw, moved_kw, stood_down
 
 
 @dataclass(slots=True)
@@ -219,35 +194,4 @@ class _Course:
         origins_us = np.full(len(meters), self._panel.start_us + (self._raw.first + origin) * self._panel.step_us)
         all_leads = np.arange(1, ladder.horizon_steps + 1)
         made = ladder.simple(self._panel.windows(meters, origins_us), origins_us, all_leads)
-        return made[:, self._raw.leads - 1]
-
-
-def served_windows(
-    panel: Panel, windows: Windows, model_kw: Floats, raw: Hindcast, ladder: Ladder, quantiles: tuple[float, ...]
-) -> tuple[Floats, Floats, Bools]:
-    """Return what judged windows are sent, before and after calibration [N, L, Q], and where the model is stood down.
-
-    `model_kw` [N, L, Q] is NaN where the model gives nothing. `raw` must reach from before the first to the last of
-    the windows' origins; all is made on what was known at each one's origin.
-    """
-    passed = replay(panel, raw, ladder)
-    place = windows.meters, panel.column(windows.origins_us) - raw.first
-    stood_down = passed.down[place]
-    served = np.isfinite(model_kw).all(axis=(1, 2)) & ~stood_down
-    sent_kw, moved_kw = model_kw.copy(), np.empty_like(model_kw)
-    for first in range(0, len(windows), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        history = panel.windows(windows.meters[block], windows.origins_us[block])
-        left = np.flatnonzero(~served[block])
-        if len(left):
-            sent_kw[first + left] = ladder.simple(history[left], windows.origins_us[first + left], windows.leads)
-        by_model = served[block][:, None, None]
-        moved_kw[block] = calibrated(
-            sent_kw[block],
-            np.where(by_model, passed.model[place][block], passed.simple[place][block]),
-            leads=windows.leads,
-            knots=raw.knots,
-            quantiles=quantiles,
-            floor_kw=load_floor(history),
-        )
-    return sent_kw, moved_kw, stood_down
+        return made[:, self._raw.leads - 1][:, :, spread(ladder.quantiles)]
