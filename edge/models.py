@@ -38,7 +38,7 @@ ROLES: Final = (CHAMPION, CHALLENGER)
 LoadModel = Callable[[bytes, Manifest], Predictor]
 # What manifests of one model may differ in: for whom, how long, why and in what pieces; never what it is and computes.
 _PASSING: Final = {
-    "created", "expires", "sites", "reason", "predecessor", "step_back_from", "withdrawn", "min_edge_version",
+    "created", "expires", "sites", "role", "reason", "predecessor", "step_back_from", "withdrawn", "min_edge_version",
     "compressed_size", "chunks", "chunk_sha256", "signatures",
 }  # fmt: skip
 
@@ -88,6 +88,7 @@ class Models:
         self._shelf = shelf
         self._load = load
         self._running: dict[str, Serving] = {}
+        self._ran: tuple[Serving, ...] = ()  # what ran when central last said what it wants
         self._previous: Entry | None = None
         self._accepted = Accepted()
         self._wanted: dict[str, Manifest] = {}  # by role, the newest last
@@ -186,6 +187,7 @@ class Models:
         """Begin what it takes to run the desired models; returns what to do."""
         effects: list[Effect] = []
         self._is_untimely = False
+        self._ran = tuple(self._running.values())
         for role, manifest in zip(ROLES, (desired.champion, desired.challenger), strict=True):
             if manifest is not None:
                 effects += self._want(role, manifest, now, clock_suspect=clock_suspect)
@@ -209,7 +211,7 @@ class Models:
             self._withdraw(role, manifest, now)
             return []
         self._wanted[role] = manifest
-        for serving in (self._running.get(role), *self._running.values()):
+        for serving in (self._running.get(role), *self._ran):
             if serving is not None and _is_same_model(serving.manifest, manifest):
                 self._adopt(role, serving, manifest, now)
                 return []

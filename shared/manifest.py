@@ -23,6 +23,7 @@ from shared.refusals import Cause
 CHUNK_BYTES: Final = 131_072
 INPUT: Final = "features"  # name of the graph's one input, float32 [N, F]
 OUTPUT: Final = "quantiles"  # name of its one output, float32 [N, Q]
+Role = Literal["champion", "challenger"]  # whose forecasts are published, and who runs beside it in the shadow
 VERSION_AT_MOST: Final = 2**31 - 1  # as what is kept of each version has room for
 SHA256: Final = r"^[0-9a-f]{64}$"
 
@@ -76,6 +77,7 @@ class Manifest(BaseModel):
     quantiles: list[float] = Field(min_length=1)
     golden: Golden
     sites: list[str] = Field(default_factory=list, description="sites it is meant for; none means all")
+    role: Role | None = Field(None, description="what it is meant to be there; none means either")
     predecessor: int | None = None
     step_back_from: int | None = Field(
         None,

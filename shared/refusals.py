@@ -19,6 +19,7 @@ class Cause(StrEnum):
     # whether it is meant for this edge, now
     EXPIRED = "expired"
     VALID_TOO_LONG = "valid_too_long"  # a claim that never ends could be replayed for ever
+    OTHER_ROLE = "other_role"  # signed to run in the shadow and put in the champion's place, or the other way
     VERSION_NOT_NEWER = "version_not_newer"  # and not signed as a step back from what was accepted last
     OTHER_SITE = "other_site"
     EDGE_TOO_OLD = "edge_too_old"

@@ -615,6 +615,22 @@ def test_a_manifest_signed_anew_is_taken_over_without_another_proof_or_swap(desk
     assert champion.manifest.sites == ["desk"]
 
 
+def test_a_challenger_becomes_champion_without_another_transfer_or_proof_and_the_champion_its_challenger(
+    desk: EdgeAtDesk,
+) -> None:
+    def both(role: str) -> tuple[Manifest, Manifest]:
+        return tuple(small_manifest(version=v, seed=v, role=role)[0] for v in (1, 2))  # type: ignore[return-value]
+
+    _install(desk, *small_manifest(version=1))
+    _want(desk, both("champion")[0], challenger=both("challenger")[1])
+    _deliver(desk, *small_manifest(version=2, seed=2))
+    desk.proves = False
+    effects = _want(desk, both("champion")[1], challenger=both("challenger")[0])
+    assert not [effect for effect in effects if isinstance(effect, Subscribe | Prove)]
+    assert [_reported(desk)[role]["version"] for role in ("champion", "challenger")] == [2, 1]
+    assert _reported(desk)["refused"] == []
+
+
 def test_of_two_manifests_in_quick_succession_the_newer_wins_whichever_is_proven_first(desk: EdgeAtDesk) -> None:
     _install(desk, *small_manifest(version=1))
     desk.proves = False
