@@ -6,6 +6,7 @@ The order is that of the gate: what costs least and says most comes first.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Cause(StrEnum):
@@ -46,3 +47,7 @@ class Cause(StrEnum):
     # after it was swapped in
     FAILED_RUNNING = "failed_running"
     WITHDRAWN = "withdrawn"  # central took it back, and has none to run instead
+
+
+# Of claims that nobody trusted signed: whoever can write to the broker makes as many as he likes.
+UNVOUCHED: Final = frozenset({Cause.NO_TRUSTED_KEYS, Cause.UNSIGNED, Cause.UNKNOWN_KEY, Cause.BAD_SIGNATURE})
