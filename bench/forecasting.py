@@ -28,7 +28,7 @@ from bench.stage import BenchFailed, say
 from central.training import Recipe
 from edge.artifacts import ArtifactFolder
 from edge.bootstrap import build_node, wanted_of
-from edge.effects import ChunkArrived, DesiredArrived, Prove, Publish, ReadingsArrived, Tick
+from edge.effects import ChunkArrived, DesiredArrived, Effect, Prove, Publish, ReadingsArrived, Tick, Unpack
 from edge.inference import Predictor, load
 from edge.node import Node
 from edge.prover import answer_to
@@ -94,10 +94,12 @@ def _install(node: Node, trees: int) -> None:
     manifest, chunks = small_manifest(trees=trees, expires=in_a_month())
     wall_us = to_us(wall_now())
     node.handle(DesiredArrived(node.topics.desired, Desired(champion=manifest).encode()), wall_us)
+    effects: list[Effect] = []
     for number, chunk in enumerate(chunks):
-        asked = [e for e in node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us) if isinstance(e, Prove)]
-    for one in asked:
-        node.handle(answer_to(one, partial(load, wanted=wanted_of(node.params))), wall_us)
+        effects = node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us)
+    while asked := [effect for effect in effects if isinstance(effect, Unpack | Prove)]:
+        answer = answer_to(asked[0], lambda _: None, partial(load, wanted=wanted_of(node.params)))
+        effects = node.handle(answer, wall_us)
     if node.models.champion is None:
         raise BenchFailed("forecasting: the edge refused the bench's model")
 

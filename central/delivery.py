@@ -41,7 +41,7 @@ from central.rollout_state import Comparison, RolloutState
 from central.telemetry import CentralMetrics
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
-from shared.manifest import Manifest, Packed, pack
+from shared.manifest import Manifest, Packed, Role, pack
 from shared.messages import Desired
 from shared.mqtt import Connection
 from shared.topics import SiteTopics, artifact_chunk
@@ -53,7 +53,7 @@ PACKS_KEPT: Final = 3  # champion, challenger, and what is on its way
 REFRESH_EVERY: Final = timedelta(days=7)
 SITES_NAMED: Final = 20  # in a line of the journal
 NO_KEY: Final = "no private key: `central keys new`"
-ROLES: Final = ("champion", "challenger")
+ROLES: Final[tuple[Role, ...]] = ("champion", "challenger")
 PROBE: Final = "central"  # no edge's site: what is signed for it only shows with which keys
 
 # What the journal calls them; their fields are the entry's.
@@ -244,16 +244,17 @@ class Delivery:
                 self._publish_artifact(sha256)
             case PublishDesired(site, desired):
                 try:
-                    said = {role: self._signed(getattr(desired, role), site, wall) for role in ROLES}
+                    said = {role: self._signed(getattr(desired, role), role, site, wall) for role in ROLES}
                 except _Unsigned:  # None in its place would take the model away; the next tick sees that no key is left
                     return
                 self._connection.publish(SiteTopics(self._root, site).desired, Desired(**said).encode(), retain=True)
             case ClearArtifact(sha256, chunks):
                 self._publish_chunks(sha256, [b""] * chunks)
 
-    def _signed(self, manifest: Manifest | None, site: str, wall: datetime) -> Manifest | None:
+    def _signed(self, manifest: Manifest | None, role: Role, site: str, wall: datetime) -> Manifest | None:
         if manifest is None:
             return None
+        manifest = manifest.model_copy(update={"role": role})
         packed = self._packed(manifest.sha256)
         if packed is not None:  # what is signed are the chunks that are published, whatever packed it when it was made
             manifest = manifest.model_copy(update=packed.claims)

@@ -35,6 +35,7 @@ BLOCKING: Final = frozenset(
         Cause.BAD_SIGNATURE,
         Cause.EXPIRED,
         Cause.VALID_TOO_LONG,
+        Cause.OTHER_ROLE,
         Cause.VERSION_NOT_NEWER,
         Cause.OTHER_SITE,
         Cause.EDGE_TOO_OLD,

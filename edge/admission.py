@@ -59,6 +59,7 @@ def admit(
     verify(manifest, here.trusted)
     if not clock_suspect:
         _judge_expiry(manifest, now)
+    _judge_role(manifest, role)
     if role == CHAMPION:
         _judge_version(manifest, accepted)
     _judge_place(manifest, here)
@@ -78,6 +79,12 @@ def _judge_expiry(manifest: Manifest, now: datetime) -> None:
             Cause.VALID_TOO_LONG,
             f"expires at {manifest.expires}, more than {VALID_AT_MOST.days} days after {_text(now)}",
         )
+
+
+def _judge_role(manifest: Manifest, role: str) -> None:
+    """Versions are judged in the champion's place alone, so what was signed for the shadow is worth nothing there."""
+    if manifest.role not in (None, role):
+        raise ModelRefused(Cause.OTHER_ROLE, f"signed as {manifest.role}, and desired as {role}")
 
 
 def _judge_version(manifest: Manifest, accepted: Accepted) -> None:

@@ -29,6 +29,10 @@ class ArtifactFolder:
     def _path(self, sha256: str, ending: str = MODEL) -> Path:
         return self._folder / f"{sha256}{ending}"
 
+    def has(self, sha256: str) -> bool:
+        """Whether a file bears its name; whether it is whole shows when it is read."""
+        return self._path(sha256).exists()
+
     def read(self, sha256: str) -> bytes | None:
         """The artifact's bytes, or None when it is not here or no longer what its name says."""
         try:

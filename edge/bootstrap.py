@@ -153,7 +153,8 @@ def _resume(models: Models, fact: str, store: Store, site: SiteState) -> None:
         return
     _note(kept.text(), store, site)
     models.resume(kept, now, failed=failed)
-    models.is_unwritten = not _note(models.take_fact(), store, site)
+    if not _note(models.take_fact(), store, site):
+        models.written = None
 
 
 def _note(fact: str, store: Store, site: SiteState) -> bool:

@@ -89,6 +89,14 @@ class ChunkArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What `Unpack` found: the artifact, what is wrong with its chunks, or None: the file on disk is not whole."""
+
+    manifest: Manifest
+    found: bytes | ModelRefused | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelProven:
     """The model that `Prove` named passed the gate and is loaded; it may be swapped in."""
 
@@ -141,6 +149,7 @@ Event = (
     | AckedArrived
     | DesiredArrived
     | ChunkArrived
+    | Unpacked
     | ModelProven
     | ModelFailed
     | ForecastsConfirmed
@@ -190,6 +199,14 @@ class KeepChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpack:
+    """Find out aside, while forecasts go on, what an artifact's chunks make, or for None its file; see `Unpacked`."""
+
+    manifest: Manifest
+    chunks: tuple[bytes, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prove:
     """Try a model out aside, while forecasts go on; the answer is ModelProven or ModelFailed."""
 
@@ -230,5 +247,15 @@ class MakeGap:
 
 
 Effect = (
-    Commit | RenewEpoch | MakeGap | Publish | Subscribe | Unsubscribe | KeepChunk | Prove | SaveArtifact | KeepArtifacts
+    Commit
+    | RenewEpoch
+    | MakeGap
+    | Publish
+    | Subscribe
+    | Unsubscribe
+    | KeepChunk
+    | Unpack
+    | Prove
+    | SaveArtifact
+    | KeepArtifacts
 )

@@ -1,9 +1,8 @@
 """What an edge remembers of models: the fact `models` of its state database.
 
 Invariants: `attempts` is on disk before the models are loaded and before their first round in a process, and taken back
-after it, so that one that ends the process natively is known by its second time, a champion beside a challenger by its
-fourth; the form of earlier releases, entries
-of the roles alone, is read too.
+after it, so that one that ends the process natively is known by its third time, a champion beside a challenger by its
+sixth; the form of earlier releases, entries of the roles alone, is read too.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from shared.manifest import Manifest
 from shared.messages import Refusal
 from shared.refusals import Cause
 
-ATTEMPTS_AT_MOST: Final = 2
+ATTEMPTS_AT_MOST: Final = 3  # a power cut looks the same and may come twice (ADR 23); what is given up is so for good
 
 
 class Entry(BaseModel):

@@ -88,9 +88,12 @@ def _gauges(node: Node) -> Iterator[Sample]:
         count = node.models.refused.counts[reason]
         yield Sample("counter", "metercast_models_refused", "Models refused, by the check", count, {"reason": reason})
     for result in ("taken", "ignored", "bad", "unwanted"):
-        count = node.models.chunks[result]
+        count = node.models.underway.chunks[result]
         yield Sample("counter", "metercast_model_chunks", "Chunks of models that came", count, {"result": result})
-    yield Sample("gauge", "metercast_model_transfers", "Models on their way here", node.models.transfers, {})
+    transfers = len(node.models.underway.transfers)
+    yield Sample("gauge", "metercast_model_transfers", "Models on their way here", transfers, {})
+    lost = node.models.lost
+    yield Sample("counter", "metercast_model_files_lost", "Files of models found damaged or gone", lost, {})
     for role, model in (("champion", node.models.champion), ("challenger", node.models.challenger)):
         version = model.manifest.version if model else 0
         yield Sample(

@@ -41,6 +41,7 @@ from edge.effects import (
     SaveArtifact,
     StateMended,
     Tick,
+    Unpacked,
 )
 from edge.forecaster import Plan
 from edge.history import backfill, restore
@@ -148,6 +149,8 @@ class Node:
                 return self._on_desired(topic, payload)
             case ChunkArrived(sha256, number, payload):
                 return self._models_changed(self.models.on_chunk(sha256, number, payload, to_datetime(wall_us)))
+            case Unpacked(manifest, found):
+                return self._models_changed(self.models.on_unpacked(manifest, found, to_datetime(wall_us)))
             case ModelProven(manifest, model):
                 return self._models_changed(self.models.on_proven(manifest, model, to_datetime(wall_us)))
             case ModelFailed(manifest, refused):

@@ -1,7 +1,7 @@
-"""Models are tried out in a thread of their own, one after the other, so that no forecast waits for a proof.
+"""What takes time is done in a thread of its own, one after the other, so that no forecast waits for it.
 
-Invariants: every question gets one answer, whatever trying out does; the thread begins with the first question and
-never keeps the process from ending.
+Artifacts are unpacked or read from disk there, and models tried out. Invariants: every question gets one answer,
+whatever trying out does; the thread begins with the first question and never keeps the process from ending.
 """
 
 from __future__ import annotations
@@ -12,42 +12,54 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from edge.effects import ModelFailed, ModelProven, Prove
+from edge.effects import ModelFailed, ModelProven, Prove, Unpack, Unpacked
 from edge.inference import Predictor
 from shared.errors import ModelRefused
-from shared.manifest import Manifest
+from shared.manifest import Manifest, unpack
 from shared.refusals import Cause
 
 log = logging.getLogger(__name__)
 
+ReadArtifact = Callable[[str], bytes | None]  # by sha256; None when it is not on disk, or damaged
 TryOut = Callable[[bytes, Manifest], Predictor]
-Answer = ModelProven | ModelFailed
+Question = Unpack | Prove
+Answer = Unpacked | ModelProven | ModelFailed
 STOP_S: Final = 2.0  # a proof under way at the end may take longer: nobody waits for it
 
 
-def answer_to(question: Prove, try_out: TryOut) -> Answer:
-    """Try the model out here and now; whatever goes wrong is the model's failure."""
+def answer_to(question: Question, read: ReadArtifact, try_out: TryOut) -> Answer:
+    """Do what is asked here and now; whatever goes wrong is the model's failure."""
     try:
-        return ModelProven(question.manifest, try_out(question.artifact, question.manifest))
+        match question:
+            case Unpack(manifest, chunks):
+                return Unpacked(manifest, read(manifest.sha256) if chunks is None else unpack(manifest, chunks))
+            case Prove(manifest, artifact):
+                return ModelProven(manifest, try_out(artifact, manifest))
     except ModelRefused as refused:
-        return ModelFailed(question.manifest, refused)
+        return _failed(question, refused)
     except Exception as error:
         log.exception("a proof ended in an error of ours")
         text = f"it could not be tried out: {type(error).__name__}: {error}"
-        return ModelFailed(question.manifest, ModelRefused(Cause.CRASHED, text))
+        return _failed(question, ModelRefused(Cause.CRASHED, text))
+
+
+def _failed(question: Question, refused: ModelRefused) -> Answer:
+    unpacked = isinstance(question, Unpack)
+    return Unpacked(question.manifest, refused) if unpacked else ModelFailed(question.manifest, refused)
 
 
 class Prover:
     """The thread and its two queues."""
 
-    def __init__(self, try_out: TryOut) -> None:
+    def __init__(self, read: ReadArtifact, try_out: TryOut) -> None:
+        self._read = read
         self._try_out = try_out
-        self._questions: SimpleQueue[Prove | None] = SimpleQueue()
+        self._questions: SimpleQueue[Question | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def ask(self, question: Prove) -> None:
-        """Have a model tried out; returns at once."""
+    def ask(self, question: Question) -> None:
+        """Have an artifact unpacked or a model tried out; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="prover", daemon=True)
             self._thread.start()
@@ -63,11 +75,11 @@ class Prover:
                 return found
 
     def stop(self) -> None:
-        """End the thread after the proof in hand, or leave it behind when that takes longer than STOP_S."""
+        """End the thread after what it has in hand, or leave it behind when that takes longer than STOP_S."""
         if self._thread is not None:
             self._questions.put(None)
             self._thread.join(STOP_S)
 
     def _work(self) -> None:
         while (question := self._questions.get()) is not None:
-            self._answers.put(answer_to(question, self._try_out))
+            self._answers.put(answer_to(question, self._read, self._try_out))

@@ -1,7 +1,8 @@
 """Which models were refused here, and why: what is reported, counted, and not tried again.
 
 Invariants: the same claim refused for the same cause counts once in a process; one that was fetched or tried out in
-vain is not tried again in this process; one that failed running here is not tried again at all.
+vain is not tried again in this process; one that failed running here is not tried again at all; however many claims
+come that nobody trusted signed, what is known and told of the others stays.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Final, TypeVar
 from shared.errors import ModelRefused
 from shared.manifest import Manifest, digest_of
 from shared.messages import MAX_REASON, Refusal
-from shared.refusals import Cause
+from shared.refusals import UNVOUCHED, Cause
 
 log = logging.getLogger(__name__)
 
 KEPT: Final = 20  # of each: what is reported, what is remembered
+UNVOUCHED_KEPT: Final = 5  # of those, at most: claims that nobody trusted signed
 
 _T = TypeVar("_T")
+_Key = tuple[bool, str]  # whether somebody trusted signed it, and the digest of an artifact or a claim
 
 
 class Refused:
@@ -28,15 +31,17 @@ class Refused:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # by cause, in this process
-        self._told: dict[str, Refusal] = {}  # by sha256, the latest last
+        self.is_untold = False  # what is told changed since it was last reported
+        self._told: dict[_Key, Refusal] = {}  # by sha256, the latest last
+        self._causes: dict[_Key, Cause] = {}  # by claim
         self._failed: dict[str, Refusal] = {}  # by sha256, of models that failed running
-        self._causes: dict[str, Cause] = {}  # by claim
         self._in_vain: dict[str, ModelRefused] = {}  # by claim
 
     def resume(self, failed: Iterable[Refusal]) -> None:
         """Take up the models that failed running in earlier processes."""
-        self._failed = {refusal.sha256: refusal for refusal in failed}
-        self._told = dict(self._failed)
+        for refusal in failed:
+            _keep(self._failed, refusal.sha256, refusal)
+            _keep_apart(self._told, (True, refusal.sha256), refusal)
 
     @property
     def told(self) -> list[Refusal]:
@@ -62,17 +67,19 @@ class Refused:
 
         `in_vain`: the artifact was fetched, so the same claim is not tried again.
         """
-        claim = claim_of(manifest)
-        if self._causes.get(claim) == refused.cause and manifest.sha256 in self._told:
+        claim, is_vouched = claim_of(manifest), refused.cause not in UNVOUCHED
+        key = is_vouched, manifest.sha256
+        if self._causes.get((is_vouched, claim)) == refused.cause and key in self._told:
             return False
+        self.is_untold = True
         self.counts[refused.cause] += 1
-        _keep(self._causes, claim, refused.cause)
+        _keep_apart(self._causes, (is_vouched, claim), refused.cause)
         if in_vain:
             _keep(self._in_vain, claim, refused)
         fresh = _refusal(manifest, refused, at)
         log.warning("model refused", extra=fresh.model_dump(include={"sha256", "version", "reason", "detail"}))
-        said = self._failed.get(manifest.sha256) or fresh
-        _keep(self._told, manifest.sha256, said)  # that it failed says more than that it is old
+        failed = self._failed.get(manifest.sha256) if is_vouched else None
+        _keep_apart(self._told, key, failed or fresh)  # that it failed says more than that it is old
         return True
 
     def fail(self, manifest: Manifest, refused: ModelRefused, at: str) -> None:
@@ -82,7 +89,8 @@ class Refused:
 
     def lift(self, manifest: Manifest) -> None:
         """It serves now: what was said against it before is no longer so."""
-        self._told.pop(manifest.sha256, None)
+        for is_vouched in (True, False):
+            self.is_untold |= self._told.pop((is_vouched, manifest.sha256), None) is not None
 
 
 def claim_of(manifest: Manifest) -> str:
@@ -101,6 +109,15 @@ def _cause_of(failed: Refusal) -> Cause:
         return Cause(failed.reason)
     except ValueError:
         return Cause.FAILED_RUNNING
+
+
+def _keep_apart(kept: dict[_Key, _T], key: _Key, value: _T) -> None:
+    """Put it last, and let the oldest of its own kind go."""
+    kept.pop(key, None)
+    kept[key] = value
+    most = KEPT - UNVOUCHED_KEPT if key[0] else UNVOUCHED_KEPT
+    for oldest in [known for known in kept if known[0] == key[0]][:-most]:
+        del kept[oldest]
 
 
 def _keep(kept: dict[str, _T], key: str, value: _T) -> None:

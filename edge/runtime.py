@@ -41,6 +41,7 @@ from edge.effects import (
     StateMended,
     Subscribe,
     Tick,
+    Unpack,
     Unsubscribe,
 )
 from edge.incumbent import LOOK_S, STATUS_EVERY_S, another_lived, require_free, require_not_replaced
@@ -75,7 +76,7 @@ class Runtime:
         self._edge = edge
         self._node = edge.node
         self._connection = edge.connection
-        self._prover = Prover(edge.try_out)
+        self._prover = Prover(edge.artifacts.read, edge.try_out)
         self._stop = threading.Event()
         self._unsaved: dict[str, SaveArtifact] = {}  # by sha256, for want of room
         self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
@@ -134,6 +135,7 @@ class Runtime:
             self._on_messages(messages)
         self._confirm()
         self._swap()
+        self._carry_out(self._node.models.tell_changes())  # once a turn, however many were desired
         if self._may_publish:
             caught_up = self._caught_up(len(messages))
             self._has_caught_up |= caught_up
@@ -238,7 +240,7 @@ class Runtime:
                     self._connection.unsubscribe(topic_filter)
                 case KeepChunk(sha256, number, chunk):
                     self._on_disk(sha256, partial(artifacts.keep_chunk, sha256, number, chunk))
-                case Prove():
+                case Unpack() | Prove():
                     self._prover.ask(effect)
                 case SaveArtifact(sha256, artifact):
                     if not self._on_disk(sha256, partial(artifacts.save, sha256, artifact)):

@@ -1,7 +1,7 @@
 """An artifact on its way: which of its chunks are here, which are wanted, and what they make together.
 
 Invariants: a chunk is taken only when it has the length and the digest that the verified manifest says, so what is held
-never exceeds `compressed_size`; whatever comes in whatever order, the chunks make the artifact or nothing.
+never exceeds `compressed_size`; whatever comes in whatever order, only the chunks that were signed are taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
-from shared.manifest import CHUNK_BYTES, Manifest, digest_of, unpack
+from shared.manifest import CHUNK_BYTES, Manifest, digest_of
 from shared.topics import artifact_chunk, artifact_chunks
 
 FEW: Final = 16  # so many missing chunks are asked for one by one, more by the filter of them all
@@ -23,6 +23,11 @@ class Offered(Enum):
     TAKEN = auto()
     IGNORED = auto()  # it is here already, or was cleared, or is of no place in this artifact
     BAD = auto()  # not what the manifest says
+
+
+def of_same_chunks(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests name the same artifact in the same pieces."""
+    return (one.sha256, one.size, one.chunk_sha256) == (other.sha256, other.size, other.chunk_sha256)
 
 
 @dataclass(slots=True)
@@ -37,8 +42,7 @@ class Transfer:
 
     def is_of(self, manifest: Manifest) -> bool:
         """Whether these are the pieces that it names, too: another zlib packs the same artifact otherwise."""
-        mine = self.manifest
-        return (mine.size, mine.chunk_sha256) == (manifest.size, manifest.chunk_sha256)
+        return of_same_chunks(self.manifest, manifest)
 
     def resume(self, kept: Mapping[int, bytes]) -> None:
         """Take up the chunks that an earlier process kept, those that are still what they were."""
@@ -69,9 +73,9 @@ class Transfer:
         """Numbers of the chunks that have not come."""
         return [number for number in range(self.manifest.chunks) if number not in self.chunks]
 
-    def artifact(self) -> bytes:
-        """What all its chunks make; raises ModelRefused."""
-        return unpack(self.manifest, [self.chunks[number] for number in range(self.manifest.chunks)])
+    def in_order(self) -> tuple[bytes, ...]:
+        """All its chunks, none of which is missing; what they make is for `shared.manifest.unpack` to find out."""
+        return tuple(self.chunks[number] for number in range(self.manifest.chunks))
 
     def wanted_filters(self, root: str) -> list[str]:
         """Topic filters of what is missing: a broker sends what it retained under each, and no more."""

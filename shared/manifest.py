@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -23,8 +24,15 @@ from shared.refusals import Cause
 CHUNK_BYTES: Final = 131_072
 INPUT: Final = "features"  # name of the graph's one input, float32 [N, F]
 OUTPUT: Final = "quantiles"  # name of its one output, float32 [N, Q]
+Role = Literal["champion", "challenger"]  # whose forecasts are published, and who runs beside it in the shadow
 VERSION_AT_MOST: Final = 2**31 - 1  # as what is kept of each version has room for
 SHA256: Final = r"^[0-9a-f]{64}$"
+# What manifests of one model may differ in: for whom, as what, how long, why and in what pieces; never what it is and
+# computes.
+_PASSING: Final = {
+    "created", "expires", "sites", "role", "reason", "predecessor", "step_back_from", "withdrawn", "min_edge_version",
+    "compressed_size", "chunks", "chunk_sha256", "signatures",
+}  # fmt: skip
 
 
 class Golden(BaseModel):
@@ -76,6 +84,7 @@ class Manifest(BaseModel):
     quantiles: list[float] = Field(min_length=1)
     golden: Golden
     sites: list[str] = Field(default_factory=list, description="sites it is meant for; none means all")
+    role: Role | None = Field(None, description="what it is meant to be there; none means either")
     predecessor: int | None = None
     step_back_from: int | None = Field(
         None,
@@ -96,9 +105,16 @@ class Manifest(BaseModel):
         claim = self.model_dump(mode="json", by_alias=True, exclude={"signatures"}, exclude_unset=True)
         return json.dumps(claim, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
+    def is_same_model(self, other: Manifest) -> bool:
+        """Whether two manifests are of one model: the same bytes, said to be and to compute the same."""
+        return all(getattr(self, name) == getattr(other, name) for name in _LASTING)
+
     def spelled_out(self) -> Manifest:
         """The same with every default said, as it is read back from the wire."""
         return Manifest.model_validate(self.model_dump(mode="json", by_alias=True))
+
+
+_LASTING: Final = tuple(name for name in Manifest.model_fields if name not in _PASSING)
 
 
 @dataclass(frozen=True)
@@ -133,22 +149,33 @@ def pack(artifact: bytes) -> Packed:
     return Packed(digest_of(artifact), len(artifact), chunks)
 
 
-def unpack(manifest: Manifest, chunks: list[bytes]) -> bytes:
-    """The artifact's raw bytes, checked against the manifest. Raises ModelRefused with the reason."""
-    packed = b"".join(chunks)
-    if len(packed) != manifest.compressed_size:
+def unpack(manifest: Manifest, chunks: Sequence[bytes]) -> bytes:
+    """The artifact's raw bytes, checked against the manifest; never more of them than it says are made.
+
+    Raises ModelRefused with the reason.
+    """
+    packed_size = sum(map(len, chunks))
+    if packed_size != manifest.compressed_size:
         raise ModelRefused(
-            Cause.BAD_DIGEST, f"compressed size is {len(packed)} bytes, the manifest says {manifest.compressed_size}"
+            Cause.BAD_DIGEST, f"compressed size is {packed_size} bytes, the manifest says {manifest.compressed_size}"
         )
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        artifact = inflater.decompress(packed, manifest.size + 1)
-    except zlib.error as error:
-        raise ModelRefused(Cause.BAD_DIGEST, f"the artifact is not gzip: {error}") from error
-    if len(artifact) > manifest.size:
-        raise ModelRefused(Cause.BOMB, f"the artifact inflates beyond the manifest's {manifest.size} bytes")
-    if len(artifact) != manifest.size or not inflater.eof:
-        raise ModelRefused(Cause.BAD_DIGEST, f"the artifact does not inflate to the manifest's {manifest.size} bytes")
+    artifact = _inflated(chunks, manifest.size)
     if digest_of(artifact) != manifest.sha256:
         raise ModelRefused(Cause.BAD_DIGEST, f"sha256 is {digest_of(artifact)}, the manifest says {manifest.sha256}")
     return artifact
+
+
+def _inflated(chunks: Iterable[bytes], size: int) -> bytes:
+    """What they inflate to, chunk by chunk: zlib holds the interpreter for no longer than one takes."""
+    inflater, parts, left = zlib.decompressobj(wbits=31), list[bytes](), size
+    for chunk in chunks:
+        try:
+            parts.append(inflater.decompress(chunk, left + 1))
+        except zlib.error as error:
+            raise ModelRefused(Cause.BAD_DIGEST, f"the artifact is not gzip: {error}") from error
+        left -= len(parts[-1])
+        if left < 0:
+            raise ModelRefused(Cause.BOMB, f"the artifact inflates beyond the manifest's {size} bytes")
+    if left or not inflater.eof:
+        raise ModelRefused(Cause.BAD_DIGEST, f"the artifact does not inflate to the manifest's {size} bytes")
+    return b"".join(parts)

@@ -6,6 +6,7 @@ The order is that of the gate: what costs least and says most comes first.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Cause(StrEnum):
@@ -19,6 +20,7 @@ class Cause(StrEnum):
     # whether it is meant for this edge, now
     EXPIRED = "expired"
     VALID_TOO_LONG = "valid_too_long"  # a claim that never ends could be replayed for ever
+    OTHER_ROLE = "other_role"  # signed to run in the shadow and put in the champion's place, or the other way
     VERSION_NOT_NEWER = "version_not_newer"  # and not signed as a step back from what was accepted last
     OTHER_SITE = "other_site"
     EDGE_TOO_OLD = "edge_too_old"
@@ -45,3 +47,7 @@ class Cause(StrEnum):
     # after it was swapped in
     FAILED_RUNNING = "failed_running"
     WITHDRAWN = "withdrawn"  # central took it back, and has none to run instead
+
+
+# Of claims that nobody trusted signed: whoever can write to the broker makes as many as he likes.
+UNVOUCHED: Final = frozenset({Cause.NO_TRUSTED_KEYS, Cause.UNSIGNED, Cause.UNKNOWN_KEY, Cause.BAD_SIGNATURE})

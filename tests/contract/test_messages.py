@@ -51,6 +51,7 @@ CLAIM = Manifest(
     horizon_steps=48,
     quantiles=[0.1, 0.5, 0.9],
     golden=Golden(inputs=[[1.5, None]], outputs=[[-0.5, 0.0, 0.5]]),
+    role="champion",
     predecessor=2,
     reason="drift",
     run_id="0f" * 16,

@@ -110,6 +110,10 @@ def another_sites_manifest() -> Attack:
     return *good(next(VERSIONS), sites=["elsewhere"]), "other_site"
 
 
+def challenger_in_the_champions_place() -> Attack:
+    return *good(next(VERSIONS), role="challenger"), "other_role"
+
+
 def made_for_an_edge_to_come() -> Attack:
     return *good(next(VERSIONS), min_edge_version="99.0.0"), "edge_too_old"
 
@@ -152,7 +156,8 @@ SENT = [
     flipped_bit_in_the_manifest, flipped_bit_in_a_golden_row, unsigned, unknown_key,
     somebody_elses_signature_under_a_trusted_name, replayed_older_manifest,
     replayed_version_that_was_stepped_back_from, replayed_step_back, endless_expiry, frozen_and_expired,
-    another_sites_manifest, made_for_an_edge_to_come, larger_than_an_edge_takes, flipped_bit_in_a_chunk,
+    another_sites_manifest, challenger_in_the_champions_place, made_for_an_edge_to_come, larger_than_an_edge_takes,
+    flipped_bit_in_a_chunk,
     chunks_of_another_artifact, another_artifact_under_a_signed_name, zip_bomb,
 ]  # fmt: skip
 

@@ -25,11 +25,12 @@ from edge.effects import (
     RenewEpoch,
     SaveArtifact,
     Tick,
+    Unpack,
 )
 from edge.inference import load
 from edge.meters import NO_INSTANT
 from edge.node import Node
-from edge.prover import answer_to
+from edge.prover import Question, answer_to
 from edge.siteclock import MINUTE_US
 from edge.store import Store
 from shared import params_file
@@ -48,7 +49,7 @@ class EdgeAtDesk:
     folder: Path
     settings: tuple[str, ...] = ()
     proves: bool = True  # at once; else what is to be proven waits in `asked`
-    asked: list[Prove] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
     published: list[Publish] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
 
@@ -83,6 +84,11 @@ class EdgeAtDesk:
         self.effects += effects
         for effect in effects:
             self.carry_out(effect, wall_us)
+        told = self.node.models.tell_changes()  # as at the end of the shell's turn
+        self.effects += told
+        for effect in told:
+            self.carry_out(effect, wall_us)
+        effects += told
         while self.proves and self.asked:
             self.prove(wall_us)
         return effects
@@ -110,12 +116,13 @@ class EdgeAtDesk:
                 self.artifacts.keep_chunk(sha256, number, chunk)
             case KeepArtifacts(sha256s):
                 self.artifacts.keep_only(sha256s)
-            case Prove():
+            case Unpack() | Prove():
                 self.asked.append(effect)
 
     def prove(self, wall_us: int = START_US) -> None:
         """Answer what was asked first, without a process for it: whether that holds is for test_gate.py."""
-        answer = answer_to(self.asked.pop(0), partial(load, wanted=wanted_of(self.params)))
+        load_it = partial(load, wanted=wanted_of(self.params))
+        answer = answer_to(self.asked.pop(0), self.artifacts.read, load_it)
         self.tell_at_once(answer, wall_us)
 
     def tell_at_once_and_believe(self, wall_us: int) -> None:

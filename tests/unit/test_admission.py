@@ -85,6 +85,7 @@ def test_a_signed_manifest_that_fits_is_admitted() -> None:
         ({"expires": "never"}, Cause.EXPIRED),
         ({"expires": (NOW + timedelta(days=401)).isoformat()}, Cause.VALID_TOO_LONG),
         ({"expires": "9999-12-31T23:59:59Z"}, Cause.VALID_TOO_LONG),
+        ({"role": "challenger"}, Cause.OTHER_ROLE),
         ({"sites": ["elsewhere"]}, Cause.OTHER_SITE),
         ({"min_edge_version": "1.2.4"}, Cause.EDGE_TOO_OLD),
         ({"min_edge_version": "1.10.0"}, Cause.EDGE_TOO_OLD),
@@ -117,7 +118,14 @@ def test_who_signed_it_comes_first_whatever_else_is_wrong() -> None:
 
 def test_what_was_signed_cannot_be_changed_in_any_claim() -> None:
     manifest = _manifest()
-    changed = {"version": 6, "sites": [], "expires": "2026-03-01T00:00:00Z", "size": 1, "step_back_from": 9}
+    changed = {
+        "version": 6,
+        "sites": [],
+        "expires": "2026-03-01T00:00:00Z",
+        "size": 1,
+        "step_back_from": 9,
+        "role": "challenger",
+    }
     for name, value in changed.items():
         assert _cause(manifest.model_copy(update={name: value})) is Cause.BAD_SIGNATURE, name
 
@@ -143,6 +151,14 @@ def test_versions_only_rise_but_for_the_last_one_and_a_signed_step_back(
     claims: dict[str, Any], accepted: Accepted, cause: Cause | None
 ) -> None:
     assert _cause(_manifest(**claims), accepted=accepted) is cause
+
+
+@pytest.mark.parametrize("role", ["champion", "challenger"])
+def test_a_role_that_is_stated_is_the_only_one_it_may_take_and_one_that_is_not_may_be_either(role: str) -> None:
+    others = {"champion": "challenger", "challenger": "champion"}
+    assert _cause(_manifest(role=role), role=role) is None
+    assert _cause(_manifest(role=others[role]), role=role) is Cause.OTHER_ROLE
+    assert _cause(_manifest(), role=role) is None
 
 
 def test_a_challenger_may_be_older_for_it_is_never_published() -> None:

@@ -150,6 +150,22 @@ def test_what_is_signed_are_the_chunks_that_are_published_whatever_packed_the_mo
     verify(told, trusted_by_id([KEY.trusted]))
 
 
+def test_what_is_published_is_signed_for_the_role_it_is_published_in(shell: Shell) -> None:
+    shell.see("a")
+    first = shell.accept(1)
+    serves = Running(name=first.name, version=1, sha256=first.sha256, since="2013-03-04T00:00:00Z")
+    shell.delivery.handle(ReportArrived("a", Reported(champion=serves)), wall=WALL, event_us=EVENT_US)
+    shell.tick(50)
+    shell.tick(100)
+    shell.accept(2)
+    desired = shell.desired("a")
+    assert desired is not None
+    for role, version in (("champion", 2), ("challenger", 1)):
+        told: Manifest = getattr(desired, role)
+        assert (told.role, told.version) == (role, version)
+        verify(told, trusted_by_id([KEY.trusted]))
+
+
 def test_a_refresh_after_a_week_signs_anew(shell: Shell) -> None:
     shell.see("a")
     shell.accept(1)

@@ -77,4 +77,4 @@ def test_what_runs_is_on_disk_what_failed_does_not_run_and_a_newer_one_always_ge
     while desk.asked:
         desk.prove()
     assert _running(desk) == {"champion": newest[0]}
-    assert desk.node.models.transfers == 0
+    assert desk.node.models.underway.transfers == []

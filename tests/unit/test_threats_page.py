@@ -28,6 +28,12 @@ def test_every_file_it_names_exists() -> None:
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
+def test_every_test_is_in_the_file_it_is_said_to_be_in() -> None:
+    placed = re.findall(r"`(test_[a-z0-9_]+)` in `(tests/[\w/]+\.py)`", PAGE)
+    assert len(placed) > 5
+    assert [name for name, file in placed if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")] == []
+
+
 def test_every_attack_and_hazard_of_the_suite_stands_on_it_and_every_case_it_names_is_one() -> None:
     attacks = {attack.__name__ for attack in test_model_attacks.SENT} - {"made_for_an_edge_to_come"}
     played = attacks | set(test_model_attacks.SIGNED)

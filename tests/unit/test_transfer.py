@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge.artifacts import ArtifactFolder
 from edge.transfer import FEW, Offered, Transfer
 from shared.errors import ModelRefused
-from shared.manifest import CHUNK_BYTES, Manifest, Packed, digest_of, pack
+from shared.manifest import CHUNK_BYTES, Manifest, Packed, digest_of, pack, unpack
 from tests.unit.test_admission import CLAIMS
 
 ARTIFACT = random.Random(1).randbytes(3 * CHUNK_BYTES + 5_000)  # does not shrink: four chunks
@@ -37,7 +37,7 @@ def test_any_chunks_in_any_order_make_the_artifact_or_nothing(
     for number in order:
         transfer.offer(number, PACKED.chunks[number])
     assert transfer.missing == []
-    assert transfer.artifact() == ARTIFACT
+    assert unpack(transfer.manifest, transfer.in_order()) == ARTIFACT
 
 
 def test_a_chunk_is_taken_once_ignored_when_here_and_bad_when_it_is_another() -> None:
@@ -95,4 +95,4 @@ def test_chunks_that_are_as_claimed_but_make_another_artifact_are_refused(claims
     for number, chunk in enumerate(PACKED.chunks):
         transfer.offer(number, chunk)
     with pytest.raises(ModelRefused):
-        transfer.artifact()
+        unpack(transfer.manifest, transfer.in_order())
