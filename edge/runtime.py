@@ -146,7 +146,7 @@ class Runtime:
         self._tidy(rested=not messages)
 
     def _tidy(self, *, rested: bool) -> None:
-        """Once nothing is left to do, give the memory back that it took to do it; a millisecond or two, now and then."""
+        """Once nothing is left to do, give the memory back that it took: a millisecond or two, now and then."""
         self._is_untidy |= not rested
         now_s = time.monotonic()
         if rested and self._is_untidy and now_s >= self._tidy_due_s and not self._node.busy:
