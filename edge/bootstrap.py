@@ -16,6 +16,7 @@ from edge.changes import Changes
 from edge.forecaster import Plan
 from edge.forms import Forms
 from edge.gate import Budget, Wanted
+from edge.holidays_aside import learn_holidays
 from edge.inference import Predictor
 from edge.kept import Kept
 from edge.meters import NO_INSTANT
@@ -171,6 +172,7 @@ def _note(fact: str, store: Store, site: SiteState) -> bool:
 
 def build(params: Params) -> Edge:
     """Everything `edge run` needs; raises MetercastError with what is wrong."""
+    learn_holidays(params.calendar.country)
     folder = params.edge.state_dir
     store = Store(folder, iso(to_us(wall_now())))
     try:

@@ -97,7 +97,7 @@ class Calibration:
     def apply(self, load_kw: Floats, sources: NDArray[np.int8], rows: Ints, floor_kw: Floats) -> Floats:
         """Return kW [N, L, Q] of forecasts [N, L, Q] at leads 1 … L, each corrected by its source's state."""
         moved = load_kw
-        for source in np.unique(sources).tolist():
+        for source in sorted(set(sources.tolist())):
             if not self._rows[Source(source)]:
                 continue  # it has learned nothing yet, of any meter
             own = slice(None) if (sources == source).all() else sources == source

@@ -22,6 +22,7 @@ from shared.errors import ExitCode, MetercastError, exit_code_of
 from shared.findings import as_json, as_text
 from shared.garbage import collect_rarely
 from shared.grid import KINDS, UNITS
+from shared.heap import keep_little
 from shared.params import Params
 from shared.telemetry import configure_logging
 
@@ -172,6 +173,7 @@ def _instant(text: str) -> int:
 
 
 def _run(_options: argparse.Namespace, chosen: Params) -> int:
+    keep_little()
     collect_rarely()
     from edge.bootstrap import build
     from edge.runtime import Runtime

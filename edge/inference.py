@@ -7,7 +7,6 @@ ascend along the quantiles.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from edge.claims import Claim, judge_golden, judge_interface
 from edge.gate import Wanted, claim_of, judge_forecast
-from edge.sessions import Session, interface_of, one_line, open_session, run
+from edge.sessions import Session, interface_of, one_line, open_compact, run
 from shared.covariates import covariates_of
 from shared.errors import ModelRefused
+from shared.heap import return_freed_memory
 from shared.manifest import Manifest
 from shared.refusals import Cause
 
@@ -69,20 +69,13 @@ def load(artifact: bytes, manifest: Manifest, wanted: Wanted, *, seconds: float 
         raise
     except Exception as error:
         raise ModelRefused(Cause.CRASHED, f"the model could not be checked: {one_line(error)}") from error
-    _return_freed_memory()
+    return_freed_memory()
     return predictor
 
 
 def _checked(artifact: bytes, manifest: Manifest, seconds: float) -> Predictor:
     claim = claim_of(manifest)
-    session = open_session(artifact)
+    session = open_compact(artifact)
     judge_interface(interface_of(session), claim)
     judge_golden(run(session, claim, claim.golden_rows(), seconds), claim)
     return Predictor(manifest, session, claim, seconds)
-
-
-def _return_freed_memory() -> None:
-    """Give what parsing the model took back to the system: malloc would keep 7 MB a model for good."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other systems return memory by themselves
-    if trim is not None:
-        trim(0)

@@ -246,7 +246,7 @@ class Node:
     def _settle(self, taken: Taken, changes: Changes) -> None:
         """Close and revise what the readings just taken settle and touch."""
         meters, window = self.site.meters, self.site.window
-        rows = np.unique(np.fromiter((row for row, *_ in taken.kept), dtype=np.int64, count=len(taken.kept)))
+        rows = np.array(sorted({row for row, *_ in taken.kept}), dtype=np.int64)
         touched = [meters.by_row[row] for row in rows.tolist()]
         self.site.settled_us[rows] = [meter.settled_us for meter in touched]
         self._unsettle(rows)

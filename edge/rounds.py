@@ -233,7 +233,7 @@ class RoundMaker:
     def _count(self, met: Met) -> None:
         low_kw, middle_kw, high_kw = met.spread_kw.T
         error_kw, covered = np.abs(met.y_kw - middle_kw), (low_kw <= met.y_kw) & (met.y_kw <= high_kw)
-        for index in np.unique(met.lead).tolist():
+        for index in sorted(set(met.lead.tolist())):
             mine = met.lead == index
             label = f"{ROLES[met.role]},{self._leads[index]}"
             self._counters["scores", label] += int(mine.sum())
@@ -245,7 +245,7 @@ class RoundMaker:
     def _learn(self, met: Met, changes: Changes) -> None:
         """Let each source's calibration see how its intervals did."""
         source = met.source
-        for one in np.unique(source).tolist():
+        for one in sorted(set(source.tolist())):
             own = source == one
             self._site.calibration.learn(one, met.rows[own], met.lead[own], met.y_kw[own], met.spread_kw[own])
             changes.calibrated.append((one, met.rows[own]))

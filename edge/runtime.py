@@ -51,6 +51,7 @@ from edge.store import is_sound
 from shared import __version__
 from shared.clock import to_us, wall_now
 from shared.errors import StateDamaged, StateError
+from shared.heap import return_freed_memory
 from shared.messages import RESTORE_WANTED, Status
 from shared.mqtt import Delivery
 from shared.packets import Incoming
@@ -67,6 +68,7 @@ COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
 CAUGHT_UP_AFTER_S: Final = 1.0
 BEHIND_AT_MOST_S: Final = 120.0  # a flood that never ends is no backlog
+TIDY_EVERY_S: Final = 5.0  # at most: what an hour's forecasts took in memory goes back once they are made
 
 
 class Runtime:
@@ -85,6 +87,7 @@ class Runtime:
         self._was_connected = False
         self._state_said = ""
         self._state_logged = ("", False)
+        self._is_untidy, self._tidy_due_s = True, 0.0
         self._gone = ""  # the instance that served the site before us
         self._has_caught_up = False
         self._behind_at_s = self._connected_at_s = time.monotonic()
@@ -142,6 +145,15 @@ class Runtime:
             self._handle(Tick(caught_up=caught_up))
         self._pump_uplink()
         self._periodic()
+        self._tidy(rested=not messages)
+
+    def _tidy(self, *, rested: bool) -> None:
+        """Once nothing is left to do, give the memory back that it took: a millisecond or two, now and then."""
+        self._is_untidy |= not rested
+        now_s = time.monotonic()
+        if rested and self._is_untidy and now_s >= self._tidy_due_s and not self._node.busy:
+            self._is_untidy, self._tidy_due_s = False, now_s + TIDY_EVERY_S
+            return_freed_memory()
 
     def _swap(self) -> None:
         """Take up what was proven aside: nothing else waits longer for it than this takes."""

@@ -438,7 +438,7 @@ def _calibration_rows(changes: Changes, site: SiteState) -> Iterator[tuple[int, 
     for source, rows in changes.calibrated:
         moved.setdefault(source, []).append(rows)
     for source, parts in moved.items():
-        unique = np.unique(np.concatenate(parts))
+        unique = np.array(sorted({row for rows in parts for row in rows.tolist()}), dtype=np.int64)
         leads = len(site.scoreboard.leads)
         for row, state in zip(unique.tolist(), site.calibration.packed(source, unique), strict=True):
             yield source, row, leads, state

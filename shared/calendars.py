@@ -7,6 +7,7 @@ changes are right to the microsecond, and from there on it is arithmetic on arra
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -14,13 +15,14 @@ from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-import holidays
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.clock import DAY_US, HOUR_US, duration_us, to_datetime, to_us
 from shared.errors import ParamsError
 from shared.params import CalendarParams
+
+Ints = NDArray[np.int64]
 
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
@@ -128,12 +130,20 @@ def _changes(zone: str, first_year: int, last_year: int) -> tuple[NDArray[np.int
     return np.array(changes, dtype=np.int64), np.array(offsets, dtype=np.int64)
 
 
+_told: dict[tuple[str, int], Ints] = {}  # by country and year: what need not be looked up
+
+
+def know_holidays(country: str, days: Mapping[int, Sequence[int]]) -> None:
+    """Take the holidays of a country, day numbers by year, from whoever looked them up in `shared.holiday_days`."""
+    _told.update({(country, year): np.array(of_year, dtype=np.int64) for year, of_year in days.items()})
+
+
 @lru_cache(maxsize=256)
-def _holiday_days(country: str, year: int) -> NDArray[np.int64]:
+def _holiday_days(country: str, year: int) -> Ints:
     """Return the day numbers (since 1970-01-01) of a year's public holidays."""
-    code, _, subdivision = country.partition("-")
-    try:
-        days = holidays.country_holidays(code, subdiv=subdivision or None, years=year)
-    except NotImplementedError as e:
-        raise ValueError(f"unknown country for holidays: {country!r}") from e
-    return np.array(sorted((day - date(1970, 1, 1)).days for day in days), dtype=np.int64)
+    told = _told.get((country, year))
+    if told is not None:
+        return told
+    from shared.holiday_days import holiday_days  # late: a site without a country has no need of what it loads
+
+    return np.array(holiday_days(country, year), dtype=np.int64)

@@ -18,13 +18,6 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from shared.errors import ModelRefused
 from shared.manifest import Manifest, Signature
@@ -56,7 +49,7 @@ class TrustedKey:
     @property
     def raw(self) -> bytes:
         """Its 32 bytes."""
-        return self.public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return self.public.public_bytes_raw()
 
     @property
     def id(self) -> str:
@@ -82,6 +75,8 @@ class SigningKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
         """Read an unencrypted PKCS 8 PEM. Raises ValueError with what is wrong."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # 4 MB, of no use to an edge
+
         try:
             private = load_pem_private_key(pem, password=None)
         except TypeError as error:
@@ -96,6 +91,8 @@ class SigningKey:
 
     def pem(self) -> bytes:
         """As `from_pem` reads it."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
         return self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property
