@@ -27,6 +27,7 @@ from central.recorder import HELD_IN_ALL
 from central.restore import restore_parts
 from central.rollout import Rollout
 from central.runtime import CLIENT_ID, Central, filters
+from central.stalls import Stall
 from central.telemetry import CentralMetrics
 from central.trainings import Reason, Result, Training, trained_until_us
 from central.triggers import Triggers
@@ -116,7 +117,7 @@ def _wire(
     restores: RestoreDesk,
 ) -> Central:
     root, event_clock = params.mqtt.root, params.clock == "event"
-    journal = Journal(work.journal)
+    journal = Journal(work.journal, Stall("journal", metrics.stalled))
     rollout, keyring = Rollout(load_rollout(work), params.rollout), Keyring.of(params, work)
     delivery = Delivery(rollout, connection, work, jobs, journal, metrics, root=root, keyring=keyring)
     oversight = Oversight(
@@ -135,7 +136,13 @@ def _wire(
     held_at_most = max(1, min(HELD_IN_ALL, params.mqtt.receive_maximum // 4))
     intake = Intake(record, connection, metrics, root=root, held_at_most=held_at_most)
     return Central(
-        root=root, connection=connection, intake=intake, oversight=oversight, delivery=delivery, restores=restores
+        root=root,
+        connection=connection,
+        intake=intake,
+        oversight=oversight,
+        delivery=delivery,
+        restores=restores,
+        metrics=metrics,
     )
 
 

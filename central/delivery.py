@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
+from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -38,12 +41,15 @@ from central.rollout_events import (
     Tick,
 )
 from central.rollout_state import Comparison, RolloutState
+from central.stalls import Stall
 from central.telemetry import CentralMetrics
+from central.unsaid import Unsaid, due_between
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
 from shared.manifest import Manifest, Packed, Role, pack
 from shared.messages import Desired
 from shared.mqtt import Connection
+from shared.mqtt import Delivery as Publication
 from shared.topics import SiteTopics, artifact_chunk
 
 log = logging.getLogger(__name__)
@@ -51,6 +57,10 @@ log = logging.getLogger(__name__)
 CHUNK_EXPIRY: Final = timedelta(days=30)
 PACKS_KEPT: Final = 3  # champion, challenger, and what is on its way
 REFRESH_EVERY: Final = timedelta(days=7)
+LOOK_EVERY: Final = timedelta(minutes=10)  # for what is to be refreshed
+REGISTRY: Final = ""  # no site's name: when the registry is told again
+SITES_AT_ONCE: Final = 32  # that are told something in one turn of the loop, a signature for each
+UNDER_WAY_AT_MOST: Final = 256  # manifests that wait for the broker: they are 30 kB and more
 SITES_NAMED: Final = 20  # in a line of the journal
 NO_KEY: Final = "no private key: `central keys new`"
 ROLES: Final[tuple[Role, ...]] = ("champion", "challenger")
@@ -78,6 +88,10 @@ def load_rollout(work: WorkFolder) -> RolloutState:
         raise MetercastError(f"{work.rollout}: {error.errors()[0]['msg']}") from error
 
 
+class Unkept(MetercastError):
+    """The rollout's state cannot be written: nothing was changed or said, and the event is to be told again."""
+
+
 class _Unsigned(MetercastError):
     """The last key went between two looks."""
 
@@ -85,8 +99,10 @@ class _Unsigned(MetercastError):
 class Delivery:
     """The shell of the rollout's state machine.
 
-    Invariants: state is on disk before anything is said; without a private key nothing is published or cleared, and
-    all of it is said once there is one.
+    Invariants: state is on disk before anything is said, and while it cannot be written it does not move; without a
+    private key nothing is published or cleared, and all of it is said once there is one; between two calls of `go_on`
+    no more than SITES_AT_ONCE sites are told anything, and of what they are told no more than UNDER_WAY_AT_MOST wait
+    for the broker.
     """
 
     def __init__(
@@ -110,10 +126,17 @@ class Delivery:
         self._root = root
         self._keyring = keyring
         self._packs: dict[str, Packed] = {}  # by sha256, the latest used last
+        self._unread: set[str] = set()  # artifacts that should be published and could not be read
         self._signers: frozenset[str] | None = None
         self._missing = ""
         self._refreshed: datetime | None = None
         self._refreshed_on_connect = 0
+        self._unsaid = Unsaid()
+        self._allowed = SITES_AT_ONCE
+        self._under_way: deque[Publication] = deque()
+        self._keeping = Stall("rollout", metrics.stalled)
+        self._ordering = Stall("orders", metrics.stalled)
+        self._reading = Stall("artifacts", metrics.stalled)
 
     @property
     def state(self) -> RolloutState:
@@ -136,17 +159,30 @@ class Delivery:
         """Every site that was ever seen."""
         return self.state.sites
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the state can be written, as far as is known."""
+        return not self._keeping.reason
+
+    @property
+    def waiting(self) -> int:
+        """How many sites are still to be told something."""
+        return len(self._unsaid)
+
     def tick(self, live: Comparison, *, wall: datetime, event_us: int | None) -> None:
-        """Look for keys and orders, and let time pass; `live` is how what is `compared` does so far."""
+        """Look for keys and orders, and let time pass; `live` is how what is `compared` does so far. Raises Unkept."""
+        self._metrics.show_rollout(self.state, self._rollout.params, event_us)
+        if not self.is_kept:
+            self._keep()
         self._look_for_keys(wall=wall, event_us=event_us)
         self._take_orders(wall=wall, event_us=event_us)
+        self._publish_unread()
         self.handle(Tick(live), wall=wall, event_us=event_us)
-        self._metrics.show_rollout(self.state, self._rollout.params, event_us)
 
     def handle(self, event: Event, *, wall: datetime, event_us: int | None) -> list[Effect]:
         """Apply one event, keep the state, and carry out what follows; returns what was to be carried out.
 
-        Raises MetercastError when the state cannot be kept: nothing was said then, and a restart goes on from the old.
+        Raises Unkept.
         """
         if self._signers is None:
             candidate = event.manifest if isinstance(event, CandidateAccepted) else None
@@ -154,47 +190,87 @@ class Delivery:
         before = self.state
         effects = self._rollout.handle(event, event_us)
         if self.state is not before:
-            self._keep()
+            try:
+                self._keep()
+            except Unkept:
+                self._rollout.state = before
+                raise
         for effect in effects:
-            self._carry_out(effect, wall, event_us)
+            self._carry_out(effect, wall, event_us, again=isinstance(event, Refresh))
+        self._say(wall)
         self._metrics.sites.set(len(self.state.sites))
         self._metrics.model_version.set(self.state.champion.version if self.state.champion else 0)
         return effects
 
     def _keep(self) -> None:
+        """Write the state. Raises Unkept, also when it is too early to try again."""
+        if self._keeping.holds(time.monotonic()):
+            raise Unkept(self._keeping.reason)
         try:
             replace_text(self._work.rollout, self.state.model_dump_json(by_alias=True))
         except OSError as error:
-            raise MetercastError(f"{self._work.rollout}: {error.strerror}; the rollout cannot go on") from error
+            reason = f"{self._work.rollout}: {error.strerror}"
+            self._keeping.failed(reason, time.monotonic())
+            raise Unkept(reason) from error
+        self._keeping.passed()
 
     def refresh_when_due(self, *, wall: datetime, event_us: int | None) -> None:
-        """Say everything again on each connect, and long before the chunks on the broker expire.
+        """Say everything again at the start and on each connect, and each thing long before it expires on the broker.
 
-        A broker that was killed has forgotten what was retained since it last saved.
+        A broker that was killed has forgotten what was retained since it last saved. A clock that was ahead and is
+        right again begins anew: else nothing would be said until it has caught up.
         """
-        connects = self._connection.connects
-        since = None if self._refreshed is None else wall - self._refreshed
-        # Below zero where the clock was ahead and is right again: nothing would be said anew until it has caught up.
-        old = since is None or not timedelta(0) <= since < REFRESH_EVERY
-        if not old and connects == self._refreshed_on_connect:
-            return
-        if old:
-            self._refreshed = wall
-        self._refreshed_on_connect = connects
-        self.handle(Refresh(registry=old), wall=wall, event_us=event_us)
+        connects, since = self._connection.connects, self._refreshed
+        if since is None or wall < since:
+            refresh = Refresh()
+        else:
+            connected = connects != self._refreshed_on_connect
+            if not connected and wall - since < LOOK_EVERY:
+                return
+            due = due_between([REGISTRY, *self.state.sites, *self.state.wanted()], since, wall, REFRESH_EVERY)
+            refresh = Refresh(registry=REGISTRY in due, only=None if connected else frozenset(due))
+        self.handle(refresh, wall=wall, event_us=event_us)
+        self._refreshed, self._refreshed_on_connect = wall, connects
 
     def accept(self, manifest: Manifest, *, wall: datetime, event_us: int | None) -> list[Effect]:
-        """Take in an accepted candidate."""
+        """Take in an accepted candidate. Raises Unkept."""
         return self.handle(CandidateAccepted(manifest), wall=wall, event_us=event_us)
 
+    def go_on(self, wall: datetime) -> None:
+        """Tell SITES_AT_ONCE more sites what waits for them."""
+        self._allowed = SITES_AT_ONCE
+        self._say(wall)
+
+    def _say(self, wall: datetime) -> None:
+        """Publish what waits, as far as the broker keeps up."""
+        if not self._signers:
+            self._unsaid.forget()  # all of it is said once there is a key
+            return
+        while self._under_way and self._under_way[0].done:
+            self._under_way.popleft()
+        room = min(self._allowed, UNDER_WAY_AT_MOST - len(self._under_way))
+        for site, desired in self._unsaid.next(room):
+            publication = self._publish_desired(site, desired, wall)
+            if publication is None or publication.refused:
+                return
+            self._unsaid.said(site)
+            self._under_way.append(publication)
+            self._allowed -= 1
+        for sha256, chunks in self._unsaid.clearances().items():
+            self._publish_chunks(sha256, [b""] * chunks)
+
     def _take_orders(self, *, wall: datetime, event_us: int | None) -> None:
-        """Follow what `central models` left, each once: its file goes when that is on disk."""
+        """Follow what `central models` left, each once: its file goes when that is on disk. Raises Unkept."""
         for path, order in orders.left(self._work):
+            if not os.access(path.parent, os.W_OK):  # it would be followed for ever
+                self._ordering.failed(f"{path}: cannot be removed, and so is not followed", time.monotonic())
+                return
             try:
                 self.handle(orders.ordered(self._work, order), wall=wall, event_us=event_us)
             except orders.NoTarget as error:
                 self._carry_out(OrderRefused(order.verb, order.version, str(error)), wall, event_us)
             path.unlink(missing_ok=True)
+        self._ordering.passed()
 
     def _look_for_keys(self, *, wall: datetime, event_us: int | None, candidate: Manifest | None = None) -> None:
         """Notice keys that come and go; whoever trusts the new ones is told everything again."""
@@ -210,7 +286,11 @@ class Delivery:
         self._missing = missing
         if self._signers == before:
             return
-        self.handle(KeysSeen(bool(self._signers)), wall=wall, event_us=event_us)
+        try:
+            self.handle(KeysSeen(bool(self._signers)), wall=wall, event_us=event_us)
+        except Unkept:
+            self._signers = before
+            raise
         if before is not None and self._signers:
             self.handle(Refresh(registry=False), wall=wall, event_us=event_us)
 
@@ -218,11 +298,11 @@ class Delivery:
         signed = self._keyring.signed(manifest, site=PROBE, wall=wall)
         return frozenset(known.key_id for known in signed.signatures) if signed is not None else frozenset()
 
-    def _carry_out(self, effect: Effect, wall: datetime, event_us: int | None) -> None:
+    def _carry_out(self, effect: Effect, wall: datetime, event_us: int | None, *, again: bool = False) -> None:
         match effect:
             case PublishArtifact() | PublishDesired() | ClearArtifact():
                 if self._signers:
-                    self._publish(effect, wall)
+                    self._publish(effect, again=again)
             case SetAliases(champion, challenger, candidate):
                 self._jobs.errand("models", "aliases", *(str(v or 0) for v in (champion, challenger, candidate)))
             case StageBegun(version, stage, sites):
@@ -238,18 +318,24 @@ class Delivery:
                     self._metrics.step_backs.inc()
                 self._journal.write(_JOURNALLED[type(effect)], wall=wall, event_us=event_us, **asdict(effect))
 
-    def _publish(self, effect: PublishArtifact | PublishDesired | ClearArtifact, wall: datetime) -> None:
+    def _publish(self, effect: PublishArtifact | PublishDesired | ClearArtifact, *, again: bool) -> None:
+        """Chunks go out at once, before any `desired` that names them; what is said to sites waits for its turn."""
         match effect:
             case PublishArtifact(sha256):
+                self._unsaid.keep(sha256)
                 self._publish_artifact(sha256)
             case PublishDesired(site, desired):
-                try:
-                    said = {role: self._signed(getattr(desired, role), role, site, wall) for role in ROLES}
-                except _Unsigned:  # None in its place would take the model away; the next tick sees that no key is left
-                    return
-                self._connection.publish(SiteTopics(self._root, site).desired, Desired(**said).encode(), retain=True)
+                self._unsaid.add(site, desired, again=again)
             case ClearArtifact(sha256, chunks):
-                self._publish_chunks(sha256, [b""] * chunks)
+                self._unsaid.clear(sha256, chunks)
+
+    def _publish_desired(self, site: str, desired: Desired, wall: datetime) -> Publication | None:
+        """Sign for a site and publish; None where nothing signs any more, which the next tick sees."""
+        try:
+            said = {role: self._signed(getattr(desired, role), role, site, wall) for role in ROLES}
+        except _Unsigned:  # None in its place would take the model away
+            return None
+        return self._connection.publish(SiteTopics(self._root, site).desired, Desired(**said).encode(), retain=True)
 
     def _signed(self, manifest: Manifest | None, role: Role, site: str, wall: datetime) -> Manifest | None:
         if manifest is None:
@@ -265,17 +351,31 @@ class Delivery:
 
     def _publish_artifact(self, sha256: str) -> None:
         packed = self._packed(sha256)
-        if packed is not None:
-            self._publish_chunks(sha256, packed.chunks)
+        if packed is None:
+            self._unread.add(sha256)
+            return
+        self._unread.discard(sha256)
+        self._publish_chunks(sha256, packed.chunks)
+
+    def _publish_unread(self) -> None:
+        """Try again to publish the artifacts that could not be read and are still wanted."""
+        self._unread &= self.state.wanted().keys()
+        if self._reading.holds(time.monotonic()):
+            return
+        for sha256 in tuple(self._unread):
+            self._publish_artifact(sha256)
+        if not self._unread:
+            self._reading.passed()
 
     def _packed(self, sha256: str) -> Packed | None:
-        """An artifact as it is published; None, with a line in the log, when it is not there."""
+        """An artifact as it is published; None when it cannot be read."""
         packed = self._packs.pop(sha256, None)
         if packed is None:
+            path = self._work.artifact(sha256)
             try:
-                packed = pack(self._work.artifact(sha256).read_bytes())
+                packed = pack(path.read_bytes())
             except OSError as error:
-                log.error("artifact missing", extra={"sha256": sha256, "reason": error.strerror})
+                self._reading.failed(f"{path}: {error.strerror}", time.monotonic())
                 return None
         self._packs[sha256] = packed
         for oldest in list(self._packs)[:-PACKS_KEPT]:

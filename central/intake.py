@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -26,6 +25,7 @@ from central.recorder import (
     TellAcked,
     Write,
 )
+from central.stalls import Stall
 from central.telemetry import CentralMetrics
 from shared.clock import iso, parse_instant_us, to_us
 from shared.errors import MessageRefused, RecordError
@@ -35,11 +35,11 @@ from shared.topics import SiteTopics, site_of
 
 log = logging.getLogger(__name__)
 
-RETRY_S: Final = (0.5, 1, 2, 5, 10, 30)
 HIGHEST_SEQ: Final = 2**63 - 1  # what the record's ledger can count to
 BYTES_AT_ONCE: Final = 32 * 1024 * 1024  # of JSON that goes into one commit, as soon as it is reached
 
 T = TypeVar("T")
+Pause = Callable[[float], bool]  # waits so many seconds, or until told to stop, which it returns
 
 
 def read_batch(root: str, message: Incoming) -> Uplink:
@@ -117,22 +117,23 @@ class Intake:
         self._metrics = metrics
         self._root = root
         self._recorder = Recorder(held_in_all=held_at_most)
+        self._stall = Stall("record", metrics.stalled)
         self._deliveries: dict[int, Incoming] = {}
         self._delivered = 0
 
-    def take(self, messages: Sequence[Incoming], now: datetime, stop: threading.Event) -> list[Recorded]:
+    def take(self, messages: Sequence[Incoming], now: datetime, pause: Pause) -> list[Recorded]:
         """Record the batches among `messages` and return what is newly in the record, a commit after the other.
 
-        A record that cannot be written is tried again until it can, or until `stop`.
+        A record that cannot be written is tried again until it can, or until `pause` says to stop.
         """
         written: list[Recorded] = []
         waiting = iter(messages)
         while message := next(waiting, None):
-            events = self._some_events(message, waiting, stop)
+            events = self._some_events(message, waiting, pause)
             if events is None:
                 break
             repeated = self._recorder.duplicates
-            newly = self._carry_out(self._recorder.handle(events), now, stop)
+            newly = self._carry_out(self._recorder.handle(events), now, pause)
             self._metrics.duplicates.inc(self._recorder.duplicates - repeated)
             if newly is None:
                 break
@@ -145,19 +146,19 @@ class Intake:
         self._metrics.refused.inc()
         self._connection.acknowledge([message])
 
-    def tell_how_far(self, site: str, epoch: str, now: datetime, stop: threading.Event) -> None:
+    def tell_how_far(self, site: str, epoch: str, now: datetime, pause: Pause) -> None:
         """Tell an edge what of its epoch is in the record, without waiting for a batch of it."""
-        met = self._meet(site, epoch, stop)
+        met = self._meet(site, epoch, pause)
         if met is not None:
-            self._carry_out(self._recorder.handle([*met, EdgeAsked(site, epoch)]), now, stop)
+            self._carry_out(self._recorder.handle([*met, EdgeAsked(site, epoch)]), now, pause)
 
-    def _some_events(self, first: Incoming, more: Iterator[Incoming], stop: threading.Event) -> list[Event] | None:
-        """What messages tell the recorder, up to BYTES_AT_ONCE; None when `stop` came before that was known."""
+    def _some_events(self, first: Incoming, more: Iterator[Incoming], pause: Pause) -> list[Event] | None:
+        """What messages tell the recorder, up to BYTES_AT_ONCE; None when `pause` said to stop."""
         events: list[Event] = []
         size_bytes = 0
         message: Incoming | None = first
         while message is not None:
-            found = self._events(message, stop)
+            found = self._events(message, pause)
             if found is None:
                 return None
             events += found
@@ -165,35 +166,35 @@ class Intake:
             message = next(more, None) if size_bytes < BYTES_AT_ONCE else None
         return events
 
-    def _events(self, message: Incoming, stop: threading.Event) -> list[Event] | None:
-        """What a message tells the recorder; None when `stop` came while the record could not be read."""
+    def _events(self, message: Incoming, pause: Pause) -> list[Event] | None:
+        """What a message tells the recorder; None when `pause` said to stop while the record could not be read."""
         try:
             batch, size_bytes = _read(self._root, message)
         except MessageRefused as error:
             self.refuse(message, str(error))
             return []
-        met = self._meet(batch.site, batch.epoch, stop)
+        met = self._meet(batch.site, batch.epoch, pause)
         if met is None:
             return None
         self._delivered += 1
         self._deliveries[self._delivered] = message
         return [*met, BatchArrived(batch, self._delivered, size_bytes)]
 
-    def _meet(self, site: str, epoch: str, stop: threading.Event) -> list[EpochMet] | None:
-        """What the recorder must be told before anything else of an epoch; None when `stop` came first."""
+    def _meet(self, site: str, epoch: str, pause: Pause) -> list[EpochMet] | None:
+        """What the recorder must be told before anything else of an epoch; None when `pause` said to stop first."""
         if self._recorder.knows(site, epoch):
             return []
-        seq = _retried(lambda: self._record.recorded_seq(site, epoch), stop)
+        seq = self._retried(lambda: self._record.recorded_seq(site, epoch), pause)
         return None if seq is None else [EpochMet(site, epoch, seq)]
 
-    def _carry_out(self, effects: Sequence[Effect], now: datetime, stop: threading.Event) -> list[Recorded] | None:
-        """Returns what was written; None when `stop` came before it could be."""
+    def _carry_out(self, effects: Sequence[Effect], now: datetime, pause: Pause) -> list[Recorded] | None:
+        """Returns what was written; None when `pause` said to stop before it could be."""
         written: list[Recorded] = []
         for effect in effects:
             match effect:
                 case Write(batches):
                     recorded = Recorded.of(batches)
-                    if not self._committed(recorded, stop):
+                    if not self._committed(recorded, pause):
                         return None
                     written.append(recorded)
                 case TellAcked():
@@ -202,8 +203,8 @@ class Intake:
                     self._connection.acknowledge([self._deliveries.pop(number) for number in deliveries])
         return written
 
-    def _committed(self, recorded: Recorded, stop: threading.Event) -> bool:
-        version = _retried(lambda: self._timed_append(recorded), stop)
+    def _committed(self, recorded: Recorded, pause: Pause) -> bool:
+        version = self._retried(lambda: self._timed_append(recorded), pause)
         if version is None:
             return False
         self._metrics.record_version.set(version)
@@ -217,6 +218,18 @@ class Intake:
         self._metrics.commit_seconds.observe(time.monotonic() - started)
         return version
 
+    def _retried(self, attempt: Callable[[], T], pause: Pause) -> T | None:
+        """What `attempt` returns once the record lets it, None when `pause` said to stop before."""
+        while True:
+            try:
+                made = attempt()
+            except RecordError as error:
+                if pause(self._stall.failed(str(error), time.monotonic())):
+                    return None
+            else:
+                self._stall.passed()
+                return made
+
     def _count(self, batch: Uplink) -> None:
         readings = batch.kinds.get("readings", {})
         self._metrics.readings.labels(batch.site).inc(len(next(iter(readings.values()), [])))
@@ -228,17 +241,3 @@ class Intake:
         at = iso(to_us(now))  # an edge orders our answers by it, under the event clock too
         answer = Acked(epoch=told.epoch, seq=told.seq, missing=list(told.missing), at=at)
         self._connection.publish(SiteTopics(self._root, told.site).acked, answer.encode(), retain=True)
-
-
-def _retried(attempt: Callable[[], T], stop: threading.Event) -> T | None:
-    """What `attempt` returns once the record lets it, None when `stop` came first."""
-    failed = 0
-    while True:
-        try:
-            return attempt()
-        except RecordError as error:
-            pause = RETRY_S[min(failed, len(RETRY_S) - 1)]
-            log.error("the record does not answer, trying again", extra={"reason": str(error), "pause_s": pause})
-            if stop.wait(pause):
-                return None
-        failed += 1

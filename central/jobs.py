@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -68,6 +69,10 @@ class _Running:
     process: subprocess.Popen[bytes]
 
 
+class NotStarted(MetercastError):
+    """A process cannot be started now; nothing is left of the try."""
+
+
 class Jobs:
     """Processes that `run` starts: one training at a time, and small errands to the registry."""
 
@@ -77,6 +82,7 @@ class Jobs:
         self._settings = work.root / "params.yaml"
         self._training: _Running | None = None
         self._orphans: list[Training] = []
+        self._unclosed: list[tuple[Training, str]] = []  # that ended, and how; the disk did not take their result
         self._errands: list[tuple[str, ...]] = []  # the one that runs is the first
         self._failing: dict[tuple[str, ...], _Failing] = {}  # by kind
         self._errand: subprocess.Popen[bytes] | None = None
@@ -90,17 +96,22 @@ class Jobs:
         """Take on what an earlier `run` left without a result: it may be running on its own, or was cut short."""
         left = [training for training in trainings_in(self._work.trainings) if not training.taken]
         self._orphans = [training for training in left if training.runs]
-        for training in left:
-            if training not in self._orphans:
-                _close(training, "its process ended with that of central", wall)
+        over = [(one, "its process ended with that of central") for one in left if one not in self._orphans]
+        self._unclosed = [one for one in over if not _closed(*one, wall)]
 
     def train(self, reason: Reason, until_us: int, wall: datetime) -> Training:
-        """Start a training on what had ended by `until_us`; it goes on if this process is killed."""
-        training = new_training(self._work, reason, wall)
-        training.begin(reason, until_us)
-        words = ("train", "--reason", reason, "--until", iso(until_us), "--out", str(training.folder))
-        with training.held() as lock:
-            self._training = _Running(training, self._start(words, training.log, lock))
+        """Start a training on what had ended by `until_us`; it goes on if this process is killed. Raises NotStarted."""
+        training: Training | None = None
+        try:
+            training = new_training(self._work, reason, wall)
+            training.begin(reason, until_us)
+            words = ("train", "--reason", reason, "--until", iso(until_us), "--out", str(training.folder))
+            with training.held() as lock:
+                self._training = _Running(training, self._start(words, training.log, lock))
+        except OSError as error:
+            if training is not None:
+                shutil.rmtree(training.folder, ignore_errors=True)
+            raise NotStarted(f"training in {self._work.trainings}: {error.strerror}") from error
         return training
 
     def errand(self, *words: str) -> None:
@@ -117,33 +128,36 @@ class Jobs:
     def ended(self, wall: datetime) -> bool:
         """Whether a training has ended since the last call; one that left no result gets one that says so."""
         self._go_on()
-        gone = [training for training in self._orphans if not training.runs]
-        self._orphans = [training for training in self._orphans if training not in gone]
-        for training in gone:
-            _close(training, "it ended", wall)
-        if self._training is not None and self._training.process.poll() is not None:
-            ended, self._training = self._training, None
-            _close(ended.training, f"it ended with code {ended.process.returncode}", wall)
-            gone.append(ended.training)
+        gone = [(training, "it ended") for training in self._orphans if not training.runs]
+        self._orphans = [training for training in self._orphans if (training, "it ended") not in gone]
+        if self._training is not None and (code := self._training.process.poll()) is not None:
+            gone.append((self._training.training, f"it ended with code {code}"))
+            self._training = None
+        self._unclosed = [over for over in (*self._unclosed, *gone) if not _closed(*over, wall)]
         return bool(gone) and not self.training
 
     def _go_on(self) -> None:
         """Start the next errand once none runs: two at once could tell the registry things in the wrong order."""
         if self._errand is not None and (code := self._errand.poll()) is not None:
             self._errand = None
-            self._settle(self._errands.pop(0), code)
+            self._settle(self._errands.pop(0), f"it ended with code {code}" if code else "")
         ready = next((words for words in self._errands if self._is_due(words)), None)
-        if self._errand is None and ready is not None:
-            self._errands.remove(ready)
-            self._errands.insert(0, ready)
+        if self._errand is not None or ready is None:
+            return
+        self._errands.remove(ready)
+        try:
             self._errand = self._start(ready, self._errand_log)
+        except OSError as error:
+            self._settle(ready, str(error))
+        else:
+            self._errands.insert(0, ready)
 
-    def _settle(self, words: tuple[str, ...], code: int) -> None:
+    def _settle(self, words: tuple[str, ...], failure: str) -> None:
         """One that failed is tried again, later each time, unless a newer one of its kind waits."""
-        if not code:
+        if not failure:
             self._failing.pop(_kind(words), None)
             return
-        detail = {"command": " ".join(words), "code": code, "log": str(self._errand_log)}
+        detail = {"command": " ".join(words), "failure": failure, "log": str(self._errand_log)}
         log.warning("errand failed, trying again until it succeeds", extra=detail)
         if _kind(words) in map(_kind, self._errands):
             return
@@ -189,21 +203,26 @@ def _kind(words: tuple[str, ...]) -> tuple[str, ...]:
     return words[:2]
 
 
-def _close(training: Training, how: str, wall: datetime) -> None:
-    """Give a training that is over, and left no result, one that tells its last words."""
+def _closed(training: Training, how: str, wall: datetime) -> bool:
+    """Give a training that is over, and left no result, one that tells its last words; whether it has one."""
     try:
-        if training.result() is not None:
-            return
+        if training.result() is None:
+            training.finish(_failure(training, how, wall))
     except MetercastError:
-        return  # whoever takes results says so
+        return True  # whoever takes results says so
+    except OSError:
+        return False
+    return True
+
+
+def _failure(training: Training, how: str, wall: datetime) -> Result:
     words = training.log.read_text(errors="replace").strip().splitlines() if training.log.exists() else []
     said = words[-1][:LAST_WORDS] if words else "it said nothing"
     begun = training.begun()
-    failure = Result(
+    return Result(
         id=training.id,
         reason=begun[0] if begun is not None else "command",
         outcome="failed",
         reasons=[f"{how}: {said}"],
         started_at=iso(to_us(wall)),
     )
-    training.finish(failure)

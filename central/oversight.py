@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,17 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from central.columns import SCORES, Recorded, spans_of
-from central.delivery import Delivery
+from central.delivery import Delivery, Unkept
 from central.drift import DriftSeen, DriftWatch
-from central.jobs import Jobs
+from central.jobs import Jobs, NotStarted
 from central.journal import Journal
 from central.live_scores import CHALLENGER, CHAMPION, LiveScores
 from central.record import Record
+from central.stalls import Stall
 from central.telemetry import CentralMetrics
-from central.trainings import Result, results_in, starts_in, trained_until_us
+from central.trainings import Result, Training, results_in, starts_in, trained_until_us
 from central.triggers import Coverage, Triggers
 from central.work import WorkFolder
 from shared.clock import DAY_US, iso, parse_instant_us, to_us
+from shared.manifest import Manifest
 from shared.messages import SCORE_COLUMNS, Drift
 from shared.mqtt import Connection
 from shared.topics import SiteTopics
@@ -61,7 +65,9 @@ class Oversight:
         self._live = LiveScores()
         self._coverage = Coverage()
         self._event_us: int | None = None
-        self._champion_version = 0
+        self._noticed: tuple[int, ...] = (0, 0)  # versions that serve and that are coming
+        self._told: set[str] = set()  # trainings whose end is in the journal, and not yet marked as taken
+        self._starting = Stall("trainings", metrics.stalled)
 
     def rebuild(self, record: Record, wall: datetime) -> None:
         """Learn from the record and the work folder what a restart forgot."""
@@ -72,7 +78,7 @@ class Oversight:
         self._jobs.adopt(wall)
         self._triggers.last_start_us = max(starts_in(self._work.trainings), default=None)
         self._triggers.running = self._jobs.training
-        self._notice_champion(restart=False)
+        self._notice_models(restart=False)
         until_us = self._triggers.champion_until_us
         if until_us is not None and any(seen.at_us <= until_us for seen in self._watch.standing.values()):
             self._watch.restart()
@@ -92,24 +98,35 @@ class Oversight:
                 self._tell(seen, wall)
 
     def tick(self, wall: datetime) -> None:
-        """Start what is due, and take what has ended."""
-        now_us = self.now_us(wall)
+        """Start what is due, and take what has ended; what cannot be kept is done at a later tick."""
+        self._journal.catch_up(wall)
         if self._jobs.ended(wall):
             self._triggers.ended()
-        for training, result in list(results_in(self._work.trainings, fresh=True)):
-            self._take_result(result, wall)
-            training.take()
+        with suppress(Unkept):
+            self._take_results(wall)
         self._live.watch(*self._delivery.compared)
-        self._delivery.tick(self._live.comparison(), wall=wall, event_us=now_us)
-        self._notice_champion(restart=True)
+        with suppress(Unkept):
+            self._delivery.refresh_when_due(wall=wall, event_us=self.now_us(wall))
+            self._delivery.tick(self._live.comparison(), wall=wall, event_us=self.now_us(wall))
+        self._notice_models(restart=True)
         self._metrics.training_running.set(self._jobs.training)
-        if now_us is None:
+        self._train_when_due(wall)
+
+    def _train_when_due(self, wall: datetime) -> None:
+        now_us = self.now_us(wall)
+        if now_us is None or self._starting.holds(time.monotonic()):
             return
         reason = self._triggers.due(now_us, self._coverage, self._watch.standing)
-        if reason is not None:
-            self._triggers.started(now_us)
+        if reason is None:
+            return
+        try:
             training = self._jobs.train(reason, now_us, wall)
-            self._journal.write("training started", wall=wall, event_us=now_us, training=training.id, reason=reason)
+        except NotStarted as error:
+            self._starting.failed(str(error), time.monotonic())
+            return
+        self._starting.passed()
+        self._triggers.started(now_us)
+        self._journal.write("training started", wall=wall, event_us=now_us, training=training.id, reason=reason)
 
     def _cover(self, spans: pa.Table) -> None:
         for row in zip(*(column.to_pylist() for column in spans.cast(_SPANS).columns), strict=True):
@@ -155,26 +172,49 @@ class Oversight:
     def _decision(self, now_us: int) -> str:
         if self._triggers.running:
             return "a training runs already"
+        if not self._triggers.asks(now_us):
+            return "a model that has seen this is on its way"
         cools_until_us = self._triggers.cools_until(now_us)
         return "train now" if cools_until_us is None else f"train when the cooldown ends at {iso(cools_until_us)}"
 
-    def _take_result(self, result: Result, wall: datetime) -> None:
-        event_us = self.now_us(wall)
-        detail = result.model_dump(mode="json", exclude={"manifest", "started_at"})
-        self._journal.write("training ended", wall=wall, event_us=event_us, **detail)
-        self._metrics.trainings.labels(result.outcome).inc()
-        if result.outcome == "accepted" and result.manifest is not None:
-            self._delivery.accept(result.manifest, wall=wall, event_us=event_us)
+    def _take_results(self, wall: datetime) -> None:
+        """Tell how trainings ended, each once, and roll out what was accepted. Raises Unkept."""
+        for training, result in list(results_in(self._work.trainings, fresh=True)):
+            if training.id not in self._told:
+                self._told.add(training.id)
+                self._tell_ended(result, wall)
+            if result.outcome == "accepted" and result.manifest is not None:
+                self._delivery.accept(result.manifest, wall=wall, event_us=self.now_us(wall))
+            self._mark(training)
 
-    def _notice_champion(self, *, restart: bool) -> None:
-        """Every site is told another champion: its age counts from what it learned, and drift is looked for anew."""
-        champion = self._delivery.serving
-        if champion is None or champion.version == self._champion_version:
+    def _mark(self, training: Training) -> None:
+        """Remember on disk that a result was acted on; to take in the same candidate twice changes nothing."""
+        try:
+            training.take()
+        except OSError as error:
+            self._starting.failed(f"{training.folder}: {error.strerror}", time.monotonic())
             return
-        self._champion_version = champion.version
-        self._triggers.took_over(trained_until_us(self._work.trainings, champion))
-        if restart:
+        self._starting.passed()
+        self._told.discard(training.id)
+
+    def _tell_ended(self, result: Result, wall: datetime) -> None:
+        detail = result.model_dump(mode="json", exclude={"manifest", "started_at"})
+        self._journal.write("training ended", wall=wall, event_us=self.now_us(wall), **detail)
+        self._metrics.trainings.labels(result.outcome).inc()
+
+    def _notice_models(self, *, restart: bool) -> None:
+        """Note up to when what serves and what is coming was trained; drift is looked for anew with a champion."""
+        serving, coming = self._delivery.serving, self._delivery.state.coming
+        versions = tuple(0 if model is None else model.version for model in (serving, coming))
+        if versions == self._noticed:
+            return
+        is_other, self._noticed = versions[0] != self._noticed[0], versions
+        self._triggers.champion_until_us, self._triggers.coming_until_us = map(self._until_us, (serving, coming))
+        if restart and is_other:
             self._watch.restart()
+
+    def _until_us(self, model: Manifest | None) -> int | None:
+        return None if model is None else trained_until_us(self._work.trainings, model)
 
 
 _INSTANT = pa.int64()

@@ -18,6 +18,7 @@ from central.rollout_events import (
     ClearArtifact,
     Effect,
     Event,
+    Heard,
     KeysSeen,
     News,
     Ordered,
@@ -57,7 +58,7 @@ class Rollout:
         """Apply one event at `now_us`, None while event time is not known; returns what the world should do."""
         before = self.state
         if isinstance(event, Refresh):
-            return _everything(before, registry=event.registry)
+            return _everything(before, event)
         if isinstance(event, KeysSeen):
             self._keyed = event.there
             after, notes = before, list[Effect]()
@@ -78,10 +79,10 @@ class Rollout:
                 return on_candidate(state, manifest, params, now_us)
             case Ordered():
                 return self._on_order(event, now_us)
-            case SiteSeen(site):
-                return self._seen(site, now_us), []
-            case ReportArrived(site, reported):
-                return self._on_report(self._seen(site, now_us), site, reported, now_us)
+            case SiteSeen() | ReportArrived():
+                return self._heard((event,), now_us)
+            case Heard(events):
+                return self._heard(events, now_us)
             case Tick(live):
                 return on_tick(state, live, params, now_us)
             case _:
@@ -93,26 +94,32 @@ class Rollout:
             return self.state, [OrderRefused(order.verb, order.version, reason)]
         return on_order(self.state, order, now_us)
 
-    def _seen(self, site: str, now_us: int | None) -> RolloutState:
-        """A site that appears runs what the fleet runs, unless it is a canary by name."""
-        state, known = self.state, self.state.sites.get(site)
-        if known is None:
-            state = state.but(sites={**state.sites, site: Site(seen_us=now_us)})
-        elif now_us is not None and (known.seen_us is None or now_us - known.seen_us >= SEEN_EVERY_US):
-            state = state.but(sites={**state.sites, site: known.but(seen_us=now_us)})
-        rolling = state.rolling
-        if known is None and rolling is not None and not rolling.fleet and site in self.params.canary:
-            state = state.but(rolling=rolling.but(sites=(*rolling.sites, site)))
-        return state
-
-    def _on_report(self, state: RolloutState, site: str, reported: Reported, now_us: int | None) -> Step:
-        known = state.sites[site]
-        if known.reported == reported:
+    def _heard(self, events: Iterable[SiteSeen | ReportArrived], now_us: int | None) -> Step:
+        """Take what sites said, and step back where that condemns the version on its way."""
+        state, sites, notes = self.state, dict(self.state.sites), list[Effect]()
+        wanted = tuple(state.wanted().values())
+        for event in events:
+            known = sites.get(event.site)
+            if known is None or _long_unseen(known, now_us):
+                sites[event.site] = known = (known or Site()).but(seen_us=now_us)
+            if isinstance(event, ReportArrived) and event.reported != known.reported:
+                notes += _news(event.site, known.reported, event.reported, wanted)
+                sites[event.site] = known.but(reported=event.reported)
+        if all(kept is state.sites.get(site) for site, kept in sites.items()):
             return state, []
-        state = state.but(sites={**state.sites, site: known.but(reported=reported)})
-        notes = _news(site, known.reported, reported, state.wanted().values())
-        back = judged(state, self.params, now_us)
+        state = self._joined(state.but(sites=sites))
+        fresh = any(isinstance(note, Refused) for note in notes)  # else nothing speaks against it that did not before
+        back = judged(state, self.params, now_us) if fresh else None
         return (state, notes) if back is None else (back[0], [*notes, *back[1]])
+
+    def _joined(self, state: RolloutState) -> RolloutState:
+        """Sites that appear run what the fleet runs, unless they are canaries by name."""
+        rolling = state.rolling
+        if rolling is None or rolling.fleet:
+            return state
+        known = self.state.sites
+        new = [site for site in self.params.canary if site in state.sites and site not in known]
+        return state.but(rolling=rolling.but(sites=(*rolling.sites, *new))) if new else state
 
 
 def desired_of(state: RolloutState, site: str) -> Desired | None:
@@ -125,6 +132,10 @@ def desired_of(state: RolloutState, site: str) -> Desired | None:
     if champion.version < highest:
         champion = champion.model_copy(update={"step_back_from": highest})
     return Desired(champion=champion, challenger=challenger)
+
+
+def _long_unseen(site: Site, now_us: int | None) -> bool:
+    return now_us is not None and (site.seen_us is None or now_us - site.seen_us >= SEEN_EVERY_US)
 
 
 def _news(site: str, before: Reported | None, now: Reported, wanted: Iterable[Manifest]) -> list[Effect]:
@@ -191,14 +202,15 @@ def _publications(before: RolloutState, after: RolloutState, sites: list[str]) -
     ]
 
 
-def _everything(state: RolloutState, *, registry: bool) -> list[Effect]:
+def _everything(state: RolloutState, refresh: Refresh) -> list[Effect]:
     """To clear an artifact once more does no harm, and a kill may have come before the first time."""
-    told = [(site, desired_of(state, site)) for site in state.sites]
+    only = refresh.only
+    told = [(site, desired_of(state, site)) for site in state.sites if only is None or site in only]
     return [
-        *(PublishArtifact(sha256) for sha256 in state.wanted()),
+        *(PublishArtifact(sha256) for sha256 in state.wanted() if only is None or sha256 in only),
         *(PublishDesired(site, desired) for site, desired in told if desired is not None),
-        *(ClearArtifact(dropped.sha256, dropped.chunks) for dropped in state.dropped),
-        *(_aliases(state) if registry else []),
+        *(ClearArtifact(dropped.sha256, dropped.chunks) for dropped in state.dropped if only is None),
+        *(_aliases(state) if refresh.registry else []),
     ]
 
 

@@ -48,6 +48,13 @@ class ReportArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What sites said meanwhile, in that order: judged and kept in one go."""
+
+    events: tuple[SiteSeen | ReportArrived, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; so far the version on its way compares live as said."""
 
@@ -65,13 +72,15 @@ class KeysSeen:
 class Refresh:
     """Say everything again: at the start, at each connect, and before manifests and chunks on the broker expire.
 
-    `registry` says it to the registry as well, which forgets nothing, but may never have been told.
+    `registry` says it to the registry as well, which forgets nothing, but may never have been told; `only` says no
+    more than these sites' `desired` and these artifacts.
     """
 
     registry: bool = True
+    only: frozenset[str] | None = None
 
 
-News: TypeAlias = CandidateAccepted | Ordered | SiteSeen | ReportArrived | Tick
+News: TypeAlias = CandidateAccepted | Ordered | SiteSeen | ReportArrived | Heard | Tick
 Event: TypeAlias = News | KeysSeen | Refresh
 
 

@@ -116,6 +116,12 @@ class RolloutState(Kept):
         return (*self.waiting, self.queued) if self.queued is not None else self.waiting
 
     @property
+    def coming(self) -> Manifest | None:
+        """The newest version that is on its way, or waits for a person or its turn."""
+        rolling = () if self.rolling is None else (self.rolling.manifest,)
+        return max((*self.undecided, *rolling), key=lambda manifest: manifest.version, default=None)
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Sites that are told to serve the version on its way."""
         if self.rolling is None:

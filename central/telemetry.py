@@ -6,6 +6,7 @@ from typing import Final, get_args
 
 from central.rollout_state import RolloutState
 from central.stages import Answer, overdue, tally_of
+from central.stalls import ERRANDS
 from shared.params import RolloutParams
 from shared.refusals import Cause
 from shared.telemetry import CollectorRegistry, Counter, Gauge, Histogram
@@ -40,6 +41,9 @@ class CentralMetrics:
         self.training_running = self._gauge("training_running", "1 while a training runs.")
         self.model_version = self._gauge("model_version", "Version of the champion that is rolled out, 0 for none.")
         self.sites = self._gauge("sites", "Sites seen.")
+        self.stalled = self._gauge("stalled", "1 while the disk or the record lets an errand not be done.", "errand")
+        for errand in ERRANDS:
+            self.stalled.labels(errand).set(0)
         self._add_rollout()
 
     def _add_rollout(self) -> None:

@@ -1,13 +1,14 @@
 """When to train: a pure judgement of history, drift, age and cooldown, in event time.
 
-Invariant: two trainings never start within the cooldown of each other, a person's own command left aside.
+Invariants: two trainings never start within the cooldown of each other, a person's own command left aside; nothing is
+trained for what a version that waits, or is on its way, has learned already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from central.trainings import Reason
 from shared.clock import duration_us
@@ -41,25 +42,42 @@ class Coverage:
         return max((last for _, last in self.spans.values()), default=None)
 
 
+class Seen(Protocol):
+    """A drift, seen at an instant."""
+
+    @property
+    def at_us(self) -> int:
+        """When."""
+
+
 @dataclass(slots=True)
 class Triggers:
-    """What was trained when, and what asks for a training now."""
+    """What was trained when, and what asks for a training now.
+
+    A champion, or the newest version that waits or is on its way, was trained on everything before its `…_until_us`.
+    """
 
     params: TrainingParams
     champion_until_us: int | None = None
+    coming_until_us: int | None = None
     last_start_us: int | None = None
     running: bool = False
 
-    def due(self, now_us: int, coverage: Coverage, drifting: Mapping[str, object]) -> Reason | None:
+    def due(self, now_us: int, coverage: Coverage, drifting: Mapping[str, Seen]) -> Reason | None:
         """Why a training should start now, or None."""
         if self.running or self.cools_until(now_us) is not None:
             return None
-        if self.champion_until_us is None:
+        newest_us = max((us for us in (self.champion_until_us, self.coming_until_us) if us is not None), default=None)
+        if newest_us is None:
             enough = coverage.share_with(duration_us(self.params.min_history)) >= ENOUGH_METERS
             return "first" if enough else None
-        if drifting:
+        if any(self.asks(seen.at_us) for seen in drifting.values()):
             return "drift"
-        return "schedule" if now_us - self.champion_until_us >= duration_us(self.params.every) else None
+        return "schedule" if now_us - newest_us >= duration_us(self.params.every) else None
+
+    def asks(self, drift_us: int) -> bool:
+        """Whether a drift seen then is news to what is coming, if anything is."""
+        return self.coming_until_us is None or drift_us > self.coming_until_us
 
     def cools_until(self, now_us: int) -> int | None:
         """When the cooldown ends, None when it does not hold."""
@@ -75,7 +93,3 @@ class Triggers:
     def ended(self) -> None:
         """It ended, however."""
         self.running = False
-
-    def took_over(self, until_us: int) -> None:
-        """A champion that was trained on everything before `until_us` is rolled out."""
-        self.champion_until_us = until_us

@@ -57,6 +57,7 @@ class Parts:
             oversight=oversight,
             delivery=self.delivery,
             restores=RestoreDesk(lambda _site, _epoch: iter(()), connection, root=root),
+            metrics=self.metrics,
         )
 
     def step(self, *messages: Incoming) -> None:

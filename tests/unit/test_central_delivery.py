@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -12,14 +13,15 @@ import pytest
 import yaml
 
 from central import orders
-from central.delivery import Delivery, load_rollout
+from central.delivery import SITES_AT_ONCE, Delivery, Unkept, load_rollout
 from central.jobs import Jobs
 from central.journal import Journal
 from central.keyring import Keyring
 from central.orders import Order
 from central.rollout import Rollout
-from central.rollout_events import ReportArrived, SiteSeen
+from central.rollout_events import Heard, ReportArrived, SiteSeen
 from central.rollout_state import Comparison
+from central.stalls import PAUSES_S
 from central.telemetry import CentralMetrics
 from central.work import WorkFolder, replace_bytes
 from shared.clock import iso, parse_instant_us, to_us
@@ -109,6 +111,10 @@ class Shell:
         assert desired is not None
         assert desired.champion is not None
         return desired.champion
+
+    def told(self) -> list[str]:
+        """Sites of which something is desired."""
+        return [topic.split("/")[1] for topic in self.broker.retained if topic.endswith("/models/desired")]
 
     def has(self, made: Manifest) -> bool:
         return artifact_chunk("metercast", made.sha256, 0) in self.broker.retained
@@ -281,13 +287,154 @@ def test_every_alert_goes_by_a_metric_that_there_is(shell: Shell) -> None:
     assert len(rules) == len({rule["alert"] for rule in rules}) == 5
 
 
-def test_a_state_that_cannot_be_kept_is_one_sentence_and_nothing_is_said(shell: Shell) -> None:
-    shell.see("a")
+def block(shell: Shell) -> None:
+    """Let the state not be written."""
     shell.work.rollout.unlink()
     (shell.work.rollout / "in the way").mkdir(parents=True)
-    with pytest.raises(MetercastError, match=r"rollout\.json: Is a directory; the rollout cannot go on"):
+
+
+def unblock(shell: Shell) -> None:
+    (shell.work.rollout / "in the way").rmdir()
+    shell.work.rollout.rmdir()
+    time.sleep(PAUSES_S[0])
+
+
+def test_while_the_state_cannot_be_kept_nothing_moves_and_nothing_is_said_and_afterwards_all_of_it(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    shell.see("a")
+    orders.leave(shell.work, Order(verb="pause"), WALL)
+    block(shell)
+    before = shell.delivery.state
+    with pytest.raises(Unkept, match=r"rollout\.json: Is a directory"):
         shell.accept(1)
+    for _ in range(3):
+        with pytest.raises(Unkept):
+            shell.tick()
+    with pytest.raises(Unkept):
+        shell.see("b")
+    assert shell.delivery.state is before
     assert shell.desired("a") is None
+    assert len(list(shell.work.orders.iterdir())) == 1
+    assert shell.metrics.stalled.labels("rollout")._value.get() == 1
+    assert [record.message for record in caplog.records].count("cannot go on, trying again") == 1
+    unblock(shell)
+    shell.accept(1)
+    shell.tick()
+    assert shell.champion("a").version == 1
+    assert load_rollout(shell.work) == shell.delivery.state
+    assert shell.delivery.state.paused
+    assert shell.metrics.stalled.labels("rollout")._value.get() == 0
+    assert [line["verb"] for line in shell.journal("order followed")] == ["pause"]
+
+
+def test_a_state_that_can_be_kept_again_is_noticed_though_nothing_happens(shell: Shell) -> None:
+    shell.see("a")
+    block(shell)
+    with pytest.raises(Unkept):
+        shell.see("b")
+    assert not shell.delivery.is_kept
+    unblock(shell)
+    shell.tick()
+    assert shell.delivery.is_kept
+    assert set(load_rollout(shell.work).sites) == {"a"}
+
+
+def test_a_key_that_comes_while_the_state_cannot_be_kept_signs_everything_once_it_can(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.see("a")
+    shell.accept(1)
+    shell.tick()
+    block(shell)
+    shell.give_key()
+    with pytest.raises(Unkept):
+        shell.tick()
+    unblock(shell)
+    shell.tick()
+    assert shell.champion("a").version == 1
+
+
+def test_an_artifact_that_cannot_be_read_is_published_as_soon_as_it_can(shell: Shell) -> None:
+    shell.see("a")
+    made = shell.model(1)
+    away = shell.work.artifact(made.sha256).rename(shell.folder / "away")
+    shell.delivery.accept(made, wall=WALL, event_us=EVENT_US)
+    shell.tick()
+    assert not shell.has(made)
+    assert shell.metrics.stalled.labels("artifacts")._value.get() == 1
+    away.rename(shell.work.artifact(made.sha256))
+    time.sleep(PAUSES_S[1])
+    shell.tick()
+    assert shell.has(made)
+    assert shell.metrics.stalled.labels("artifacts")._value.get() == 0
+
+
+def fleet(shell: Shell, count: int) -> None:
+    """So many sites, met in one go."""
+    seen = tuple(SiteSeen(f"s{number:04}") for number in range(count))
+    shell.delivery.handle(Heard(seen), wall=WALL, event_us=EVENT_US)
+
+
+def test_a_fleet_is_told_some_sites_at_a_time_and_chunks_first(shell: Shell) -> None:
+    fleet(shell, 3 * SITES_AT_ONCE + 1)
+    made = shell.accept(1)
+    told = [len(shell.told())]
+    assert shell.has(made)
+    while shell.delivery.waiting:
+        shell.delivery.go_on(WALL)
+        told.append(len(shell.told()))
+    assert told == [SITES_AT_ONCE, 2 * SITES_AT_ONCE, 3 * SITES_AT_ONCE, 3 * SITES_AT_ONCE + 1]
+
+
+def test_a_step_back_goes_before_sites_that_are_only_told_again_and_chunks_stay_until_all_were_told(
+    shell: Shell,
+) -> None:
+    shell.see("a")
+    shell.accept(1)
+    shell.tick(50)
+    shell.tick(150)
+    fleet(shell, 2 * SITES_AT_ONCE)
+    for _ in range(3):
+        shell.delivery.go_on(WALL)
+    shell.delivery.refresh_when_due(wall=WALL, event_us=EVENT_US)
+    assert shell.delivery.waiting
+    orders.leave(shell.work, Order(verb="stop"), WALL)
+    shell.delivery.go_on(WALL + timedelta(seconds=1))
+    first = shell.delivery.state.champion
+    assert first is not None
+    shell.tick()
+    assert shell.has(first)
+    shell.delivery.go_on(WALL)
+    while shell.delivery.waiting:
+        shell.delivery.go_on(WALL)
+    assert shell.champion("s0001").withdrawn
+    assert not shell.has(first)
+
+
+def test_a_restart_among_the_sites_of_a_stage_tells_the_rest(shell: Shell) -> None:
+    fleet(shell, 2 * SITES_AT_ONCE)
+    shell.accept(1)
+    assert len(shell.told()) == SITES_AT_ONCE
+    again = shell.again()
+    again.delivery.refresh_when_due(wall=WALL, event_us=EVENT_US)
+    again.delivery.go_on(WALL)
+    assert len(again.told()) == 2 * SITES_AT_ONCE
+
+
+def test_a_refresh_is_spread_over_its_period_and_leaves_no_site_out(shell: Shell) -> None:
+    fleet(shell, 50)
+    shell.accept(1)
+    shell.delivery.refresh_when_due(wall=WALL, event_us=EVENT_US)
+    while shell.delivery.waiting:
+        shell.delivery.go_on(WALL)
+    for hour in range(1, 7 * 24 + 1):
+        wall = WALL + timedelta(hours=hour)
+        shell.delivery.go_on(wall)
+        shell.delivery.refresh_when_due(wall=wall, event_us=EVENT_US)
+        assert shell.delivery.waiting == 0, "no more in an hour than in a turn"
+    expiries = [parse_instant_us(shell.champion(site).expires) for site in shell.told()]
+    assert min(expiries) > to_us(WALL + timedelta(days=30))
+    assert len(set(expiries)) > 20
 
 
 def test_a_state_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_record_that_does_not_answer_for_a_while_loses_nothing(tmp_path: Path)
     record = ShyRecord(str(tmp_path / "record"))
     record.create()
     taking, _ = intake(record)
-    written = taking.take([message(json.dumps(content()))], WALL, threading.Event())
+    written = taking.take([message(json.dumps(content()))], WALL, threading.Event().wait)
     assert [batch.seq for recorded in written for batch in recorded.batches] == [1]
     assert record.silent < 0
     assert Record(str(tmp_path / "record")).recorded_seq("s", "e") == 1
@@ -178,7 +178,7 @@ def test_being_told_to_stop_while_the_record_does_not_answer_ends_the_wait(tmp_p
     taking, _ = intake(Record(str(tmp_path / "nowhere")))
     stop = threading.Event()
     stop.set()
-    assert taking.take([message(json.dumps(content()))], WALL, stop) == []
+    assert taking.take([message(json.dumps(content()))], WALL, stop.wait) == []
 
 
 def test_a_refused_batch_is_counted_and_the_next_one_recorded(tmp_path: Path) -> None:
@@ -186,6 +186,6 @@ def test_a_refused_batch_is_counted_and_the_next_one_recorded(tmp_path: Path) ->
     record.create()
     taking, metrics = intake(record)
     bad = message(json.dumps(content(kinds={"weather": {"kelvin": [float("nan")]}})), 1)
-    written = taking.take([bad, message(json.dumps(content()), 2)], WALL, threading.Event())
+    written = taking.take([bad, message(json.dumps(content()), 2)], WALL, threading.Event().wait)
     assert [batch.seq for recorded in written for batch in recorded.batches] == [1]
     assert metrics.refused._value.get() == 1
