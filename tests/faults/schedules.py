@@ -18,12 +18,13 @@ from typing import Final
 
 from edge.salvage import DATABASE
 from shared.clock import DAY_US, HOUR_US, SECOND_US, iso, to_us, wall_now
+from tests.faults.broker import forgetful
 from tests.faults.meters import START_US, Fleet, Publication, message
 from tests.faults.rig import Rig
 
 SLICE_H: Final = 4
 RSS_GROWTH_AT_MOST_MB: Final = 64.0
-FORECAST_WITHIN_S: Final = 10.0
+FORECAST_WITHIN_S: Final = 60.0  # of seconds on an idle machine: less than a meter waits that is not served
 DAY_S: Final = 86_400.0
 
 
@@ -96,17 +97,17 @@ def _broker_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
 
 def broker_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
     """Kill -9 of Mosquitto, which comes back with what it saved up to a second ago."""
-    rig.stage.broker.persistent = True
     return _broker_killed(rig, chance, long)
 
 
 def forgetful_broker_killed(rig: Rig, chance: random.Random, long: bool) -> Played:
     """Kill -9 of a Mosquitto that keeps nothing: no session, no queue, nothing retained."""
-    rig.stage.broker.persistent = False
+    broker = rig.stage.broker
+    kept, broker.configuration = broker.configuration, forgetful(broker.configuration)
     try:
         return _broker_killed(rig, chance, long)
     finally:
-        rig.stage.broker.persistent = True
+        broker.configuration = kept
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def _expect_trouble_told(rig: Rig, hours: Iterator[list[Publication]], heard: in
 
 
 def _said_failed(rig: Rig) -> int:
-    return rig.edge.log.read_text(errors="replace").count("commit failed")
+    return rig.edge.times_said("commit failed")
 
 
 # -- floods ------------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def _burst(chance: random.Random, names: Sequence[str]) -> Iterator[Publication]
 def _store_up(rig: Rig, burst: Iterator[Publication], messages: int) -> int:
     """Publish so many messages while the edge's link is dead; returns how many."""
     rig.proxy.black_hole()
-    rig.publish_all(itertools.islice(burst, messages), within_s=120)
+    rig.publish_all(itertools.islice(burst, messages))
     return messages
 
 
@@ -273,7 +274,7 @@ def _taken_per_s(rig: Rig) -> float:
     """Let what is stored up flow, all at once; how many messages a second the edge acknowledges."""
     before, begun_s = rig.proxy.acks, time.monotonic()
     rig.proxy.restore()
-    rig.wait_acknowledged(within_s=300)
+    rig.wait_acknowledged()
     return (rig.proxy.acks - before) / (time.monotonic() - begun_s)
 
 
@@ -283,7 +284,7 @@ def garbage_meter(rig: Rig, chance: random.Random, long: bool) -> Played:
     for hour in range(40 if long else 6):
         rig.publish(fleet.garbage(chance, wild) for _ in range(3_000 if long else 700))
         begun_s = time.monotonic()
-        rig.publish_all(fleet.hours(hour, 1, chance), within_s=60)
+        rig.publish_all(fleet.hours(hour, 1, chance))
         _expect_forecasts(rig, fleet, hour, begun_s)
     garbage = sum(not sent.publication.readings for sent in rig.sent)
     rig.notes.append(f"{garbage} of garbage")
@@ -313,7 +314,7 @@ def many_ids(rig: Rig, chance: random.Random, long: bool) -> Played:
         rig.publish_all(fleet.hours(hour, 1, chance))
         _expect_forecasts(rig, fleet, hour, begun_s)
         hour += 1
-    rig.drain(within_s=300)
+    rig.drain()
     _expect_bounded(rig, before_mb)
     return Played(fleet.names, letter_rows_at_most=ids // 10)
 

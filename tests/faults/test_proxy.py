@@ -11,10 +11,10 @@ import pytest
 
 from shared.mqtt import Connection
 from shared.params import MqttParams
-from tests.conftest import Broker
 from tests.faults.packets import PUBACK, PUBLISH, PacketReader, acknowledged_mid, message_of
-from tests.faults.processes import wait_for
 from tests.faults.proxy import Proxy
+from tests.mosquitto import Broker
+from tests.waiting import wait_for
 
 TOPIC = "metercast/plant/readings/m0"
 

@@ -1,10 +1,7 @@
 """The broker configurations we ship, in a real Mosquitto: they start, bridge, keep what waits, refuse what is big."""
 
-import getpass
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +12,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.conftest import free_port, mosquitto
-
-SHIPPED = Path(__file__).resolve().parents[2] / "mosquitto"
-WITHIN_S = 15.0
+from tests.mosquitto import SHIPPED, running
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 
 @dataclass(slots=True)
@@ -33,23 +29,6 @@ class Received:
 
 
 @contextmanager
-def running(folder: Path, configuration: str, port: int) -> Iterator[Path]:
-    """A broker of this configuration on a port of 127.0.0.1; yields its log."""
-    folder.mkdir(exist_ok=True)
-    text = configuration.replace("listener 1883", f"listener {port} 127.0.0.1").replace("/mosquitto/data", str(folder))
-    (folder / "test.conf").write_text(f"user {getpass.getuser()}\n{text}")
-    log = folder / "log"
-    with log.open("ab") as out:
-        process = subprocess.Popen([mosquitto(), "-c", str(folder / "test.conf")], stdout=out, stderr=out)
-    try:
-        yield log
-        assert process.poll() is None, log.read_text()
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@contextmanager
 def client(port: int, client_id: str, *filters: str) -> Iterator[tuple[paho.Client, Received]]:
     """A connected MQTT 5 client with a session that lasts, subscribed at QoS 1."""
     received = Received()
@@ -59,29 +38,14 @@ def client(port: int, client_id: str, *filters: str) -> Iterator[tuple[paho.Clie
     mqtt.on_subscribe = lambda *_: received.subscribed.set()
     session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     session.SessionExpiryInterval = 3600
-    until = time.monotonic() + WITHIN_S
-    while True:
-        try:
-            mqtt.connect("127.0.0.1", port, clean_start=False, properties=session)
-            break
-        except ConnectionRefusedError:
-            assert time.monotonic() < until, "the broker did not start"
-            time.sleep(0.05)
+    mqtt.connect("127.0.0.1", port, clean_start=False, properties=session)
     mqtt.loop_start()
     try:
-        assert not filters or received.subscribed.wait(WITHIN_S)
+        assert not filters or received.subscribed.wait(PATIENCE_S)
         yield mqtt, received
     finally:
         mqtt.disconnect()
         mqtt.loop_stop()
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds."""
-    until = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.05)
 
 
 def edge_configuration(central_port: int) -> str:
@@ -98,9 +62,8 @@ def central_configuration() -> str:
 
 @pytest.mark.parametrize("name", ["edge.conf", "central.conf"])
 def test_a_shipped_configuration_is_taken_without_a_complaint(name: str, tmp_path: Path) -> None:
-    port = free_port()
-    with running(tmp_path / "b", (SHIPPED / name).read_text(), port) as log, client(port, "someone", "t"):
-        complaints = [line for line in log.read_text().splitlines() if "Error" in line or "Warning" in line]
+    with running(tmp_path / "b", (SHIPPED / name).read_text()) as broker, client(broker.port, "someone", "t"):
+        complaints = [line for line in broker.log.splitlines() if "Error" in line or "Warning" in line]
         assert [line for line in complaints if "run as root" not in line] == []
 
 
@@ -110,16 +73,16 @@ def test_the_bridge_carries_uplink_up_and_models_down(tmp_path: Path) -> None:
         running(tmp_path / "central", central_configuration(), up),
         client(up, "central", "metercast/#") as (central, at_central),
     ):
-        central.publish("metercast/artifacts/abc/0", b"x" * 131_072, qos=1, retain=True).wait_for_publish(WITHIN_S)
-        central.publish("metercast/other/models/desired", b"not ours", qos=1, retain=True).wait_for_publish(WITHIN_S)
+        central.publish("metercast/artifacts/abc/0", b"x" * 131_072, qos=1, retain=True).wait_for_publish(PATIENCE_S)
+        central.publish("metercast/other/models/desired", b"not ours", qos=1, retain=True).wait_for_publish(PATIENCE_S)
         with (
             running(tmp_path / "edge", edge_configuration(up), down),
             client(down, "edge", "metercast/#") as (edge, at_edge),
         ):
-            eventually(lambda: at_edge.payloads("metercast/artifacts/abc/0") != [], "no artifact came down")
-            edge.publish("metercast/home/readings/m1", b"stays here", qos=1).wait_for_publish(WITHIN_S)
-            edge.publish("metercast/home/uplink", b"batch", qos=1).wait_for_publish(WITHIN_S)
-            eventually(lambda: at_central.payloads("metercast/home/uplink") == [b"batch"], "no batch went up")
+            wait_for(lambda: at_edge.payloads("metercast/artifacts/abc/0") != [], "no artifact came down")
+            edge.publish("metercast/home/readings/m1", b"stays here", qos=1).wait_for_publish(PATIENCE_S)
+            edge.publish("metercast/home/uplink", b"batch", qos=1).wait_for_publish(PATIENCE_S)
+            wait_for(lambda: at_central.payloads("metercast/home/uplink") == [b"batch"], "no batch went up")
             assert at_central.payloads("metercast/home/readings/m1") == []
             assert at_edge.payloads("metercast/other/models/desired") == []
 
@@ -131,19 +94,19 @@ def test_the_bridge_keeps_what_the_edge_sends_while_central_is_away(tmp_path: Pa
         pass  # known to its broker from now on
     with running(tmp_path / "edge", edge_configuration(up), down), client(down, "edge") as (edge, _):
         for batch in batches:
-            edge.publish("metercast/home/uplink", batch, qos=1).wait_for_publish(WITHIN_S)
+            edge.publish("metercast/home/uplink", batch, qos=1).wait_for_publish(PATIENCE_S)
         with running(tmp_path / "central", central_configuration(), up), client(up, "central") as (_, received):
-            eventually(lambda: set(received.payloads("metercast/home/uplink")) == set(batches), "batches were lost")
+            wait_for(lambda: set(received.payloads("metercast/home/uplink")) == set(batches), "batches were lost")
 
 
 def test_ten_megabytes_reach_the_edge_which_answers_and_twenty_do_not(tmp_path: Path) -> None:
-    port = free_port()
-    with running(tmp_path / "b", (SHIPPED / "edge.conf").read_text(), port):
+    with running(tmp_path / "b", (SHIPPED / "edge.conf").read_text()) as broker:
+        port = broker.port
         with client(port, "edge", "#") as (_, received), client(port, "meter") as (meter, _):
-            meter.publish("big", bytes(10_000_000), qos=1).wait_for_publish(WITHIN_S)
-            eventually(lambda: len(received.messages) == 1, "10 MB did not arrive")
+            meter.publish("big", bytes(10_000_000), qos=1).wait_for_publish(PATIENCE_S)
+            wait_for(lambda: len(received.messages) == 1, "10 MB did not arrive")
         disconnected = threading.Event()
         with client(port, "meter") as (meter, _):
             meter.on_disconnect = lambda *_: disconnected.set()
             meter.publish("big", bytes(20_000_000), qos=1)
-            assert disconnected.wait(WITHIN_S), "the meter was not told"
+            assert disconnected.wait(PATIENCE_S), "the meter was not told"

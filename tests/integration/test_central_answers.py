@@ -13,40 +13,39 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from central.record import Record
 from shared.clock import iso
 from shared.messages import GAP_COLUMNS, RESTORE_WANTED, Uplink, columns_of
-from tests.conftest import Broker, free_port
-from tests.integration.edge_process import EdgeProcess, Watcher, origin, reading
-from tests.integration.test_central_record import START_US, Central, Edge, batch
+from tests.integration.plant import SITE, Watcher, origin, reading, running_edge
+from tests.integration.test_central_record import START_US, Edge, batch
+from tests.mosquitto import Broker, running
+from tests.processes import CentralProcess
+from tests.waiting import wait_for
 
 HOURS = 80
+NOTHING_WANTED = " online reasons=none"  # in an edge's log, when central has answered
 sites = (f"site-{number}" for number in count())
 
 
 @pytest.fixture(scope="module")
 def lasting_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    running = Broker(tmp_path_factory.mktemp("mosquitto"), free_port())
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+    with running(tmp_path_factory.mktemp("mosquitto")) as begun:
+        yield begun
 
 
 @pytest.fixture(scope="module")
-def central(lasting_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Central]:
-    folder: Path = tmp_path_factory.mktemp("central")
-    running = Central(lasting_broker, folder)
-    running.start()
+def central(lasting_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CentralProcess]:
+    begun = CentralProcess(tmp_path_factory.mktemp("central"), lasting_broker.port)
+    begun.spawn()
     try:
         lasting_broker.wait_subscribed("metercast-central", "metercast/+/uplink")
-        yield running
+        yield begun
     finally:
-        running.end()
+        begun.kill()
 
 
 @pytest.fixture
-def edge(central: Central, lasting_broker: Broker) -> Iterator[Edge]:
+def edge(central: CentralProcess, lasting_broker: Broker) -> Iterator[Edge]:
     assert central.process is not None
     made = Edge(lasting_broker, next(sites))
     yield made
@@ -92,7 +91,7 @@ def test_an_edge_of_a_site_never_heard_of_is_given_one_empty_part(edge: Edge) ->
     assert edge.wait_restored().meters == {}
 
 
-def test_a_gap_a_full_outbox_left_is_acked_and_exported_as_dead_letters(central: Central, edge: Edge) -> None:
+def test_a_gap_a_full_outbox_left_is_acked_and_exported_as_dead_letters(central: CentralProcess, edge: Edge) -> None:
     edge.send(batch(1, site=edge.site).compress())
     gap = columns_of(GAP_COLUMNS, [(2, 40, "m0", 900, "the outbox was full", START_US)])
     lie = columns_of(GAP_COLUMNS, [(2, 41, "m0", 900, "the outbox was full", START_US)])
@@ -112,29 +111,28 @@ def test_a_record_restored_from_an_old_copy_says_what_it_misses(edge: Edge) -> N
     assert edge.wait_acked(lambda acked: bool(acked.missing)).missing == [(2, 99)]
 
 
-@pytest.mark.timeout(180)  # two starts of an edge on a busy machine
 def test_an_edge_whose_disk_was_wiped_forecasts_on_from_what_the_record_gives_back(
-    central: Central, lasting_broker: Broker, tmp_path: Path
+    central: CentralProcess, lasting_broker: Broker, tmp_path: Path
 ) -> None:
     assert central.process is not None
-    edge, meters = EdgeProcess(tmp_path / "edge", lasting_broker.port), Watcher(lasting_broker.port)
-    edge.start()
-    try:
-        for hour in range(HOURS):
-            meters.send("m1", reading(hour, 1 + hour % 24))
-        meters.wait(
-            "status", lambda seen: (seen[-1]["outbox"], seen[-1]["watermark"]) == (0, origin(HOURS - 1)), "acks"
+    meters = Watcher(lasting_broker.port)
+    with running_edge(lasting_broker.port, tmp_path / "edge") as edge:
+        meters.send_all(("m1", reading(hour, 1 + hour % 24)) for hour in range(HOURS))
+        record = Record(str(central.folder / "record"))
+        wait_for(
+            lambda: record.reading_counts(SITE, since_us=0) == {"m1": HOURS},
+            "all to be recorded",
+            central.log,
+            every_s=0.1,
         )
         edge.kill()
-        shutil.rmtree(edge.folder / "state")
+        shutil.rmtree(edge.state)
+        told = edge.times_said(NOTHING_WANTED)
         edge.start()
-        meters.wait("status", lambda seen: RESTORE_WANTED in seen[-1]["reasons"], "it to ask")
-        meters.wait("status", lambda seen: RESTORE_WANTED not in seen[-1]["reasons"], "it to be answered")
+        wait_for(lambda: edge.times_said(NOTHING_WANTED) > told, "it to ask and be answered", edge.log)
         meters.send("m1", reading(HOURS, 1 + HOURS % 24))
-        told = meters.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(HOURS + 1), "a forecast")
-        assert told[-1]["quality"]["history_h"] >= HOURS
+        seen = meters.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(HOURS + 1), "a forecast")
+        assert seen[-1]["quality"]["history_h"] >= HOURS
         expected = [1 + (HOURS + 1 + lead) % 24 for lead in range(24)]
-        assert told[-1]["quantiles"]["0.5"][:24] == pytest.approx(expected, abs=0.5)
-    finally:
-        edge.kill()
-        meters.connection.stop()
+        assert seen[-1]["quantiles"]["0.5"][:24] == pytest.approx(expected, abs=0.5)
+    meters.stop()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,11 @@ from shared.mqtt import Connection
 from shared.params import MqttParams
 from shared.signing import trusted_by_id, verify
 from shared.topics import SiteTopics, parse_artifact_chunk
-from tests.conftest import Broker
-from tests.integration.test_central_record import ROOT, START_US, Central, environment
+from tests.integration.test_central_record import START_US
+from tests.mosquitto import Broker
+from tests.processes import CentralProcess
 from tests.small_model import KEY
+from tests.waiting import found
 
 TOPICS = SiteTopics("metercast", "home")
 
@@ -54,27 +53,36 @@ class Witness:
     """An edge's side of the model topics."""
 
     def __init__(self, broker: Broker) -> None:
+        params = MqttParams(host=broker.host, port=broker.port)
         filters = [TOPICS.desired, "metercast/artifacts/+/+"]
-        self.connection = Connection(
-            MqttParams(host=broker.host, port=broker.port), client_id="witness", filters=filters
-        )
+        self.connection = Connection(params, client_id="witness", filters=filters)
         self.connection.start()
-        self.chunks: dict[tuple[str, int], bytes] = {}
+        self.forget()
 
-    def await_desired(self, within_s: float) -> Manifest:
-        """The champion that is desired first."""
-        until = time.monotonic() + within_s
-        while time.monotonic() < until:
-            for message in self.connection.receive(100, timeout_s=0.5):
-                self.connection.acknowledge([message])
-                chunk = parse_artifact_chunk("metercast", message.topic)
-                if chunk is not None:
-                    self.chunks[chunk] = message.payload
-                    continue
-                champion = Desired.decode(message.payload, message.topic).champion
-                assert champion is not None
-                return champion
-        pytest.fail(f"no model desired within {within_s} s")
+    def forget(self) -> None:
+        """Count for nothing what has come so far."""
+        while messages := self.connection.receive(1000, timeout_s=0.5):
+            self.connection.acknowledge(messages)
+        self.chunks: dict[tuple[str, int], bytes] = {}
+        self.desired: Manifest | None = None
+
+    def await_model(self, central: CentralProcess) -> tuple[Manifest, list[bytes]]:
+        """The champion that is desired, and its chunks: a broker brings what it has retained in any order."""
+        return found(self._model, "a model with its chunks", central.log)
+
+    def _model(self) -> tuple[Manifest, list[bytes]] | None:
+        messages = self.connection.receive(100, timeout_s=0.5)
+        self.connection.acknowledge(messages)
+        for message in messages:
+            chunk = parse_artifact_chunk("metercast", message.topic)
+            if chunk is not None:
+                self.chunks[chunk] = message.payload
+            else:
+                self.desired = Desired.decode(message.payload, message.topic).champion
+        if self.desired is None:
+            return None
+        wanted = [(self.desired.sha256, number) for number in range(self.desired.chunks)]
+        return (self.desired, [self.chunks[key] for key in wanted]) if self.chunks.keys() >= set(wanted) else None
 
 
 def unsigned(manifest: Manifest) -> Manifest:
@@ -89,61 +97,54 @@ def witness(broker: Broker) -> Iterator[Witness]:
     made.connection.stop()
 
 
-def journal(central: Central) -> list[dict[str, Any]]:
-    lines = (central.folder / "events.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+def await_event(central: CentralProcess, event: str) -> dict[str, Any]:
+    """The latest of its kind in central's journal, once there is one."""
+
+    def noted() -> dict[str, Any] | None:
+        journal = central.folder / "events.jsonl"
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        return next((line for line in map(json.loads, reversed(lines)) if line["event"] == event), None)
+
+    return found(noted, f"{event!r} in the journal", central.log)
 
 
-def await_event(central: Central, event: str, within_s: float = 20) -> dict[str, Any]:
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        found = [line for line in journal(central) if line["event"] == event]
-        if found:
-            return found[-1]
-        time.sleep(0.2)
-    pytest.fail(f"no {event!r} in the journal within {within_s} s")
-
-
-@pytest.mark.timeout(240)  # a training on a busy machine
 def test_a_month_of_readings_becomes_a_model_on_the_wire(broker: Broker, witness: Witness, tmp_path: Path) -> None:
-    folder = tmp_path / "central"
-    folder.mkdir()
-    central = Central(broker, folder)
-    central.settings[-1] = "training.trees=15"  # instead of a tracking server: SQLite in the work folder
-    central.settings.append("training.rows=4000")
     key = tmp_path / "private.pem"
     key.touch(mode=0o600)
     key.write_bytes(KEY.pem())
-    central.settings.append(f"keys.private={key}")
-    central.start()
+    settings = ("training.trees=15", "training.rows=4000", f"keys.private={key}")  # MLflow: SQLite in the work folder
+    central = CentralProcess(tmp_path / "central", broker.port, settings)
+    central.spawn()
     try:
         broker.wait_subscribed("metercast-central", "metercast/+/uplink")
         for batch in month():
             witness.connection.publish(TOPICS.uplink, batch.compress())
-        manifest = witness.await_desired(within_s=100)
+        manifest, chunks = witness.await_model(central)
         verify(manifest, trusted_by_id([KEY.trusted]))
         assert manifest.sites == ["home"]
-        artifact = [witness.chunks[manifest.sha256, number] for number in range(manifest.chunks)]
-        assert len(unpack(manifest, artifact)) == manifest.size
+        assert len(unpack(manifest, chunks)) == manifest.size
         started, ended, pushed = (await_event(central, e) for e in ("training started", "training ended", "pushed"))
         assert (started["reason"], ended["outcome"], pushed["version"]) == ("first", "accepted", manifest.version)
         assert manifest.record_version == ended["record_version"]
         running = Running(name=manifest.name, version=manifest.version, sha256=manifest.sha256, since=ended["at"])
         witness.connection.publish(TOPICS.reported, Reported(champion=running).encode(), retain=True)
         assert await_event(central, "swapped")["site"] == "home"
-        central.end(signal.SIGKILL)
-        central.start()  # and says everything again from its state
-        again = witness.await_desired(within_s=40)
+        central.kill()
+        witness.forget()
+        central.spawn()  # and says everything again from its state
+        again, _ = witness.await_model(central)
         assert unsigned(again) == unsigned(manifest)
         broker.kill()
         for kept in broker.folder.glob("*.db"):
             kept.unlink()
-        witness.connection.receive(1000, timeout_s=0.5)  # what was still on its way from before
-        witness.chunks.clear()
+        witness.forget()
         broker.start()  # with nothing retained any more, as after a power cut
-        assert unsigned(witness.await_desired(within_s=40)) == unsigned(manifest)
-        assert len(witness.chunks) == manifest.chunks
-        subprocess.run(central.command("models", "stop"), cwd=ROOT, check=True, timeout=60, env=environment())
+        again, chunks_again = witness.await_model(central)
+        assert unsigned(again) == unsigned(manifest)
+        assert chunks_again == chunks
+        stopped = central.told("models", "stop")
+        assert stopped.returncode == 0, stopped.stderr
         assert await_event(central, "stepped back")["reason"] == "a person stopped it"
+        assert central.stop() == 0
     finally:
-        assert central.end() == 0
+        central.kill()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,9 @@ from shared.errors import MetercastError
 from shared.manifest import pack
 from shared.messages import Uplink
 from shared.params import Params
+from tests.processes import ROOT, environment
+from tests.waiting import PATIENCE_S
 
-ROOT = Path(__file__).resolve().parents[2]
 START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
 DAYS = 35
 METERS = 4
@@ -59,23 +63,43 @@ def fill(record: Record) -> None:
         record.append([Uplink(site="s", epoch="e", seq=number + 1, at=at, kinds={"readings": columns})])
 
 
-def central(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """A command of central that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def central(folder: Path, *words: str, **settings: str) -> Done:
+    """A command on a work folder, in this process, which has imported what every training would import again."""
+    out, err, root = StringIO(), StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        code = main(arguments(folder, *words, **settings))
+    root.handlers[:], root.level = handlers, level
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def arguments(folder: Path, *words: str, **settings: str) -> list[str]:
+    """As a person types them, for small trainings."""
     small = {"central.work_dir": str(folder), "training.trees": "20", "training.rows": "5000"} | {
         name.replace("__", "."): value for name, value in settings.items()
     }
     pairs = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(
-        [sys.executable, "-m", "central", *words, *pairs, "--log-level", "warning"],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, env=environment | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return [*words, *pairs, "--log-level", "warning"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("central")
     fill(Record(str(folder / "record")))
-    done = central(folder, "train")
+    line = [sys.executable, "-m", "central", *arguments(folder, "train")]
+    done = subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     results = list(results_in(folder / "trainings"))
     assert len(results) == 1

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import getpass
 import ipaddress
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,24 +18,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.mqtt import Connection, Incoming
 from shared.params import MqttParams, TlsParams
-from tests.conftest import Broker, free_port, mosquitto
+from tests.mosquitto import Broker, configured, running
+from tests.waiting import PATIENCE_S, all_pass, wait_for
 
 FILTER = "t/#"
 CONNACK = b"\x20\x03\x00\x00\x00"
 MESSAGE = b"\x30\x06\x00\x01t\x0012"  # PUBLISH at QoS 0, topic t, payload 12
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 15) -> None:
-    until_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until_s, "not within its time"
-        time.sleep(0.02)
-
-
 @contextmanager
 def connected(params: MqttParams, client_id: str, *filters: str, keepalive_s: int = 30) -> Iterator[Connection]:
     connection = Connection(params, client_id=client_id, filters=filters, keepalive_s=keepalive_s, inbox_bytes=100_000)
-    connection.start()
+    connection.start(PATIENCE_S)
     try:
         yield connection
     finally:
@@ -46,14 +38,20 @@ def connected(params: MqttParams, client_id: str, *filters: str, keepalive_s: in
 
 def publish_all(connection: Connection, payloads: list[bytes]) -> None:
     deliveries = [connection.publish(f"t/{number % 100}", payload) for number, payload in enumerate(payloads)]
-    eventually(lambda: all(delivery.done for delivery in deliveries), within_s=60)
+    wait_for(all_pass(deliveries, lambda delivery: delivery.done), "the broker to take all")
+
+
+def let_acknowledgements_arrive(connection: Connection) -> None:
+    """Return when the broker has read what was sent before: it answers in the order in which it reads."""
+    delivery = connection.publish("elsewhere", b"")
+    wait_for(lambda: delivery.done, "the broker to have read all")
 
 
 def take(connection: Connection, count: int, *, acknowledge: bool = True) -> list[Incoming]:
     """So many messages, acknowledged batch by batch."""
     taken: list[Incoming] = []
     while len(taken) < count:
-        batch = connection.receive(count - len(taken), 15)
+        batch = connection.receive(count - len(taken), PATIENCE_S)
         assert batch, f"{len(taken)} of {count} messages came"
         if acknowledge:
             connection.acknowledge(batch)
@@ -83,6 +81,7 @@ def test_twenty_thousand_messages_come_once_each_in_order_and_are_acknowledged_i
         sending.join()
         assert [message.payload for message in taken] == payloads
         assert not any(message.dup for message in taken)
+        let_acknowledgements_arrive(taker)
     with connected(params, "taker", FILTER) as again:
         assert again.receive(1, 0.5) == []
 
@@ -94,17 +93,18 @@ def test_what_was_not_acknowledged_comes_again_and_no_old_acknowledgement_is_sen
     with connected(params, "taker", FILTER) as taker:
         first = take(taker, 10, acknowledge=False)
         taker.acknowledge(first[:4])
-        time.sleep(0.2)
+        let_acknowledgements_arrive(taker)
         broker.stop()
-        eventually(lambda: not taker.connected)
+        wait_for(lambda: not taker.connected, "the broker to be missed")
         broker.start()
         second = take(taker, 6, acknowledge=False)
         assert [message.payload for message in second] == [message.payload for message in first[4:]]
         taker.acknowledge(first[4:])  # of the old connection, though with numbers the new one uses too
-        time.sleep(0.2)
+        let_acknowledgements_arrive(taker)
     with connected(params, "taker", FILTER) as taker:
         third = take(taker, 6)
         assert [message.payload for message in third] == [message.payload for message in second]
+        let_acknowledgements_arrive(taker)
         assert taker.receive(1, 0.3) == []
 
 
@@ -114,6 +114,7 @@ def test_messages_that_come_with_the_connack_can_be_acknowledged(broker: Broker)
         publish_all(giver, [b"%d" % number for number in range(500)])
     with connected(params, "taker", FILTER) as taker:
         take(taker, 500)
+        let_acknowledgements_arrive(taker)
     with connected(params, "taker", FILTER) as taker:
         assert taker.receive(1, 0.3) == []
 
@@ -123,9 +124,9 @@ def test_a_full_inbox_holds_the_broker_back_without_losing_the_connection(broker
     payloads = [bytes([number]) * 20_000 for number in range(200)]
     with connected(params, "giver") as giver:
         publish_all(giver, payloads)
-    with connected(params, "taker", FILTER, keepalive_s=1) as taker:
-        eventually(lambda: taker.inbox_full)
-        time.sleep(4)  # several times the keepalive
+    with connected(params, "taker", FILTER, keepalive_s=3) as taker:  # the broker cuts after half as much again
+        wait_for(lambda: taker.inbox_full, "the inbox to fill")
+        time.sleep(7)  # more than twice the keepalive
         assert taker.connected
         assert taker.waiting < len(payloads)
         assert [message.payload for message in take(taker, len(payloads))] == payloads
@@ -139,26 +140,21 @@ def test_a_silent_broker_is_given_up_and_found_again(broker: Broker) -> None:
     with connected(params, "taker", FILTER, keepalive_s=2) as taker:
         broker.process.send_signal(signal.SIGSTOP)
         try:
-            eventually(lambda: not taker.connected)
+            wait_for(lambda: not taker.connected, "the broker to be given up")
         finally:
             broker.process.send_signal(signal.SIGCONT)
-        eventually(lambda: taker.connected)
+        wait_for(lambda: taker.connected, "the broker to be found again")
         with connected(params, "giver") as giver:
             publish_all(giver, [b"1"])
         assert [message.payload for message in take(taker, 1)] == [b"1"]
 
 
 def test_messages_and_acknowledgements_go_through_tls(tmp_path: Path) -> None:
-    authority, port = self_signed(tmp_path), free_port()
-    (tmp_path / "mosquitto.conf").write_text(
-        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\n"
-        f"cafile {authority}\ncertfile {authority}\nkeyfile {tmp_path / 'key.pem'}\nlog_type error\n"
-    )
-    params = MqttParams(host="127.0.0.1", port=port, tls=TlsParams(ca=str(authority)))
+    authority = self_signed(tmp_path)
+    tls = (f"cafile {authority}", f"certfile {authority}", f"keyfile {tmp_path / 'key.pem'}")
     payloads = [b"%d" % number for number in range(3_000)] + [bytes(300_000)] * 3
-    process = subprocess.Popen([mosquitto(), "-c", str(tmp_path / "mosquitto.conf")])
-    try:
-        eventually(lambda: listens(port))
+    with running(tmp_path / "b", configured("allow_anonymous true", "max_inflight_messages 0", *tls)) as broker:
+        params = MqttParams(host=broker.host, port=broker.port, tls=TlsParams(ca=str(authority)))
         with connected(params, "taker", FILTER):
             pass
         with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
@@ -167,11 +163,9 @@ def test_messages_and_acknowledgements_go_through_tls(tmp_path: Path) -> None:
             taken = take(taker, len(payloads))
             sending.join()
             assert [message.payload for message in taken] == payloads
+            let_acknowledgements_arrive(taker)
         with connected(params, "taker", FILTER) as again:
             assert again.receive(1, 0.3) == []
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_a_broker_that_sends_nonsense_is_left_and_met_again() -> None:
@@ -201,7 +195,7 @@ def test_a_message_at_qos_2_goes_the_whole_way_through_paho() -> None:
 
     with scripted(exact) as params, connected(params, "taker") as taker:
         assert take(taker, 1) == [Incoming("t", b"12", 2, 2, False, 5, False, 1)]
-        assert completed.wait(10)
+        assert completed.wait(PATIENCE_S)
 
 
 def test_a_broker_that_sends_but_never_answers_a_ping_is_not_cut() -> None:
@@ -211,7 +205,7 @@ def test_a_broker_that_sends_but_never_answers_a_ping_is_not_cut() -> None:
             line.sendall(MESSAGE)
             time.sleep(0.1)
 
-    with scripted(busy) as params, connected(params, "taker", keepalive_s=1) as taker:
+    with scripted(busy) as params, connected(params, "taker", keepalive_s=2) as taker:
         take(taker, 50)
         assert taker.connects == 1
 
@@ -229,7 +223,7 @@ def test_what_a_slow_broker_does_not_take_at_once_is_sent_to_the_last_byte() -> 
     with scripted(slow) as params, connected(params, "giver") as giver:
         for _ in range(count):
             giver.publish("t", payload, qos=0)
-        eventually(lambda: owed_bytes == [0])
+        wait_for(lambda: owed_bytes == [0], "the last byte")
 
 
 @contextmanager
@@ -240,21 +234,16 @@ def scripted(*acts: Callable[[socket.socket], None]) -> Iterator[MqttParams]:
         for act in acts:
             line, _ = server.accept()
             with line:
-                line.settimeout(10)
+                line.settimeout(PATIENCE_S)
                 line.recv(1_000)
                 act(line)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
+        server.settimeout(PATIENCE_S)
         playing = threading.Thread(target=play)
         playing.start()
         yield MqttParams(host="127.0.0.1", port=server.getsockname()[1])
         playing.join()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def self_signed(folder: Path) -> Path:

@@ -8,8 +8,9 @@ import pytest
 
 from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.errors import ExitCode
-from tests.conftest import Broker, free_port
-from tests.integration.edge_process import ROOT, SITE, START_US, EdgeProcess, Watcher, wait_for
+from tests.integration.plant import SITE, START_US, Watcher, edge_at
+from tests.mosquitto import Broker
+from tests.ports import free_port
 
 HOURS = 30 * 24
 
@@ -22,8 +23,7 @@ def _history(folder: Path, lines: list[tuple[str, int, float]]) -> Path:
 
 
 def _backfill(folder: Path, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = EdgeProcess(folder, port).arguments("backfill", *arguments)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    return edge_at(port, folder).told("backfill", *arguments)
 
 
 def _messages(watcher: Watcher, meter: str, count: int) -> list[list[dict[str, Any]]]:
@@ -32,9 +32,10 @@ def _messages(watcher: Watcher, meter: str, count: int) -> list[list[dict[str, A
     return messages
 
 
-def test_a_files_history_arrives_on_the_backfill_topics_in_order_and_whole(broker: Broker, tmp_path: Path) -> None:
+def test_a_files_history_arrives_on_the_backfill_topics_in_order_and_whole(
+    broker: Broker, watcher: Watcher, tmp_path: Path
+) -> None:
     lines = [(meter, START_US + n * HOUR_US // 2, n / 4) for n in range(2 * HOURS) for meter in ("m2", "m1")]
-    watcher = Watcher(broker.port)
     file = _history(tmp_path, lines)
     done = _backfill(tmp_path, broker.port, str(file), "--unit", "kWh", "--kind", "energy", "--period", "30min")
     assert (done.returncode, done.stdout) == (ExitCode.OK, "2880 readings of 2 meters published in 4 messages\n")
@@ -47,13 +48,10 @@ def test_a_files_history_arrives_on_the_backfill_topics_in_order_and_whole(broke
         sent = [(ts_us, value) for name, ts_us, value in lines if name == meter]
         assert [(item["ts"] * 1_000_000, item["value"]) for item in items] == sent
         assert {(item["unit"], item["kind"], item["period_s"]) for item in items} == {("kWh", "energy", 1800.0)}
-    watcher.connection.stop()
 
 
-def test_only_what_lies_between_from_and_to_is_loaded(broker: Broker, tmp_path: Path) -> None:
-    watcher = Watcher(broker.port)
-    status = watcher.connection.publish(f"metercast/{SITE}/status", b"{}", retain=True)
-    wait_for(lambda: status.done, "a status that is retained")
+def test_only_what_lies_between_from_and_to_is_loaded(broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
+    watcher.publish(f"{SITE}/status", b"{}", retain=True)
     file = _history(tmp_path, [("m1", START_US + n * HOUR_US, 1.0) for n in range(10)])
     more = ("--from", iso(START_US + 2 * HOUR_US), "--to", iso(START_US + 5 * HOUR_US), "--rate", "max")
     done = _backfill(tmp_path, broker.port, str(file), *more)
@@ -61,7 +59,6 @@ def test_only_what_lies_between_from_and_to_is_loaded(broker: Broker, tmp_path: 
     assert "no edge has served" not in done.stderr
     (items,) = _messages(watcher, "m1", 1)
     assert [item["ts"] * 1_000_000 for item in items] == [START_US + n * HOUR_US for n in (2, 3, 4)]
-    watcher.connection.stop()
 
 
 @pytest.mark.parametrize(
@@ -102,14 +99,12 @@ def test_without_a_broker_it_ends_with_its_own_exit_code(tmp_path: Path) -> None
     assert _backfill(tmp_path, free_port(), str(file)).returncode == ExitCode.BROKER_UNREACHABLE
 
 
-def test_parquet_is_read_as_csv_is(broker: Broker, tmp_path: Path) -> None:
+def test_parquet_is_read_as_csv_is(broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
     import pandas as pd
 
     file = tmp_path / "history.parquet"
     ts = pd.to_datetime([START_US, START_US + HOUR_US], unit="us", utc=True)
     pd.DataFrame({"meter_id": ["m1", "m1"], "ts": ts, "value": [1.0, 2.0]}).to_parquet(file)
-    watcher = Watcher(broker.port)
     assert _backfill(tmp_path, broker.port, str(file)).returncode == ExitCode.OK
     (items,) = _messages(watcher, "m1", 1)
     assert items == [{"ts": START_US // 1_000_000 + 3600 * n, "value": 1.0 + n, "unit": "kW"} for n in (0, 1)]
-    watcher.connection.stop()

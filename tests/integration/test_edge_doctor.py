@@ -1,15 +1,14 @@
 """The edge's doctor beside real brokers with and without limits, and one that speaks only an older MQTT."""
 
-import getpass
 import json
+import re
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -23,34 +22,21 @@ from shared.findings import Finding, Grade
 from shared.messages import Acked
 from shared.mqtt import Connection, Granted
 from shared.params import MqttParams, Params
-from tests.conftest import free_port, mosquitto
-from tests.integration.edge_process import wait_for
+from tests.mosquitto import configured, running
+from tests.ports import free_port
 from tests.unit.edge_harness import EdgeAtDesk, reading
+from tests.waiting import PATIENCE_S, wait_for
 
 BRIEF = Asked(listen=timedelta(0), park=300)
+IN_HASTE_S = (0.6, 6.0, 60.0)
 V5_CONNECT, CONNACK_3_1_1 = 5, b"\x20\x02\x00\x00"
 
 
 @contextmanager
 def mosquitto_with(folder: Path, *options: str) -> Iterator[int]:
     """A Mosquitto of these options and else its own defaults; yields its port."""
-    folder.mkdir()
-    port = free_port()
-    lines = [f"user {getpass.getuser()}", f"listener {port} 127.0.0.1", *options]
-    (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([mosquitto(), "-c", str(folder / "mosquitto.conf")], stdout=log, stderr=log)
-    try:
-        wait_for(lambda: _listens(port), "mosquitto to listen", folder / "log")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with running(folder, configured(*options)) as broker:
+        yield broker.port
 
 
 @contextmanager
@@ -127,11 +113,34 @@ def examined(params: Params, asked: Asked = BRIEF) -> dict[str, Finding]:
     return {finding.subject: finding for finding in examine(params, asked, tell=lambda _doing: None)}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For brokers that say yes, however busy the machine is."""
+    for module in (broker, parking, clocks):
+        monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
+
+
+class Told(Protocol):
+    """Gives the finding about a subject."""
+
+    def __call__(self, params: Params, expected: str, subject: str = "broker") -> Finding: ...
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For brokers that will never say yes."""
-    monkeypatch.setattr(broker, "PATIENCE_S", 0.6)
-    monkeypatch.setattr(parking, "PATIENCE_S", 0.6)
+def told_in_haste(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """For brokers that will never say yes: a finding, after no more patience than it takes to find what is expected."""
+
+    def told(params: Params, expected: str, subject: str = "broker") -> Finding:
+        for patience_s in IN_HASTE_S:
+            monkeypatch.setattr(broker, "PATIENCE_S", patience_s)
+            monkeypatch.setattr(parking, "PATIENCE_S", patience_s)
+            finding = examined(params)[subject]
+            if expected in finding.found:
+                break
+        assert expected in finding.found
+        return finding
+
+    return told
 
 
 def test_the_queue_limit_of_a_broker_is_found_by_parking_more_than_it_keeps(tmp_path: Path) -> None:
@@ -144,7 +153,13 @@ def test_the_queue_limit_of_a_broker_is_found_by_parking_more_than_it_keeps(tmp_
 
 def test_a_broker_without_limits_gives_all_back_and_a_whole_batch_unacknowledged(tmp_path: Path) -> None:
     with mosquitto_with(tmp_path / "b", "allow_anonymous true", "max_queued_messages 0") as port:
-        found = examined(params_for(port, tmp_path), Asked(listen=timedelta(0), park=2_500))
+        params, found = params_for(port, tmp_path), dict[str, Finding]()
+
+        def its_version_is_told() -> bool:  # unless that comes too late for a doctor who does not wait for it
+            found.update(examined(params, Asked(listen=timedelta(0), park=2_500)))
+            return " (mosquitto version 2" in found["broker"].found
+
+        wait_for(its_version_is_told, "the broker to tell its version")
     assert found["broker"].found.startswith(f"127.0.0.1:{port} accepts us over MQTT 5 (mosquitto version 2")
     assert found["queue"].found.startswith("all 2,500 parked messages came back")
     assert found["receive maximum"].found.startswith("2,000 came before the first acknowledgement")
@@ -172,33 +187,26 @@ def test_limits_the_broker_announces_are_told(tmp_path: Path) -> None:
     assert found["publications"].found.startswith("the broker takes 5 unacknowledged of ours")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_broker_that_wants_an_account_is_told_from_one_that_is_away(tmp_path: Path) -> None:
+def test_a_broker_that_wants_an_account_is_told_from_one_that_is_away(tmp_path: Path, told_in_haste: Told) -> None:
     with mosquitto_with(tmp_path / "b", "allow_anonymous false") as port:
-        refused = examined(params_for(port, tmp_path))["broker"]
-    away = examined(params_for(port, tmp_path))["broker"]
-    assert "refuses us without a user name: Not authorized" in refused.found
+        refused = told_in_haste(params_for(port, tmp_path), "refuses us without a user name: Not authorized")
+    away = told_in_haste(params_for(port, tmp_path), "Connection refused")
     assert "mqtt.username" in refused.mend
-    assert "Connection refused" in away.found
     assert away.mend.startswith("start the broker")
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "to_v5", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01", b""], ids=["0x84", "refusal of 3.1.1", "hangs up"]
 )
-def test_a_broker_that_speaks_only_mqtt_3_1_1_is_named_so(to_v5: bytes, tmp_path: Path) -> None:
+def test_a_broker_that_speaks_only_mqtt_3_1_1_is_named_so(to_v5: bytes, tmp_path: Path, told_in_haste: Told) -> None:
     with answering(lambda version: to_v5 if version == V5_CONNECT else CONNACK_3_1_1) as port:
-        found = examined(params_for(port, tmp_path))["broker"]
+        found = told_in_haste(params_for(port, tmp_path), f"127.0.0.1:{port} speaks MQTT 3.1.1 and not 5: ")
     assert found.grade is Grade.MEND
-    assert found.found.startswith(f"127.0.0.1:{port} speaks MQTT 3.1.1 and not 5: ")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_something_that_is_no_broker_is_not_taken_for_an_old_one(tmp_path: Path) -> None:
+def test_something_that_is_no_broker_is_not_taken_for_an_old_one(tmp_path: Path, told_in_haste: Told) -> None:
     with answering(lambda _version: b"") as port:
-        found = examined(params_for(port, tmp_path))["broker"]
-    assert "something listens there" in found.found
+        found = told_in_haste(params_for(port, tmp_path), "something listens there")
     assert "mqtt.tls.ca" in found.mend
 
 
@@ -210,7 +218,7 @@ def test_what_a_broker_grants_is_read_from_its_connack() -> None:
     with answering(lambda _version: connack) as port:
         connection = Connection(MqttParams(host="127.0.0.1", port=port), client_id="c")
         assert connection.granted is None
-        connection.start(5)
+        connection.start(PATIENCE_S)
         connection.stop()
     assert connection.granted == Granted(
         reason_code=0,
@@ -227,9 +235,12 @@ def test_what_a_broker_grants_is_read_from_its_connack() -> None:
 
 def test_a_refusal_is_an_answer_too() -> None:
     with answering(lambda _version: b"\x20\x03\x00\x86\x00") as port:
-        connection = Connection(MqttParams(host="127.0.0.1", port=port), client_id="c")
-        with pytest.raises(BrokerUnreachable):
-            connection.start(0.5)
+        for patience_s in IN_HASTE_S:
+            connection = Connection(MqttParams(host="127.0.0.1", port=port), client_id="c")
+            with pytest.raises(BrokerUnreachable):
+                connection.start(patience_s)
+            if connection.granted is not None:
+                break
     assert connection.granted is not None
     assert (connection.granted.reason_code, connection.granted.receive_maximum) == (0x86, 65_535)
 
@@ -247,7 +258,7 @@ def test_where_a_user_name_is_the_client_id_the_edges_session_survives_the_docto
         found = examined(params)
         edge = Connection(params.mqtt, client_id="any")
         edge.start()
-        assert [message.payload for message in edge.receive(1, 5)] == [b"waits"]
+        assert [message.payload for message in edge.receive(1, PATIENCE_S)] == [b"waits"]
         edge.stop()
     assert found["broker"].grade is Grade.MEND
     assert "use_username_as_clientid" in found["broker"].mend
@@ -259,17 +270,16 @@ def edge_was_there_and_left(params: Params) -> None:
     edge.start()
     told = edge.publish("t", b"first")
     wait_for(lambda: told.done, "the broker to take a message")
-    edge.acknowledge(edge.receive(1, 5))
+    edge.acknowledge(edge.receive(1, PATIENCE_S))
     edge.stop()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_topic_the_account_may_not_use_leaves_the_queue_unknown(tmp_path: Path) -> None:
+def test_a_topic_the_account_may_not_use_leaves_the_queue_unknown(tmp_path: Path, told_in_haste: Told) -> None:
     (tmp_path / "acl").write_text("topic read metercast/#\ntopic read $SYS/#\n")
     with mosquitto_with(tmp_path / "b", "allow_anonymous true", f"acl_file {tmp_path / 'acl'}") as port:
-        found = examined(params_for(port, tmp_path))
-    assert found["queue"].grade is Grade.NOTE
-    assert found["queue"].mend == "let this account publish and subscribe to metercast/home/doctor/+"
+        found = told_in_haste(params_for(port, tmp_path), "unknown: what we publish on ", "queue")
+    assert found.grade is Grade.NOTE
+    assert found.mend == "let this account publish and subscribe to metercast/home/doctor/+"
 
 
 def test_a_queue_that_is_too_short_for_the_known_meters_is_to_mend_with_the_arithmetic(tmp_path: Path) -> None:
@@ -284,20 +294,33 @@ def test_a_queue_that_is_too_short_for_the_known_meters_is_to_mend_with_the_arit
 
 
 def test_a_live_meters_skew_is_its_own_and_what_is_retained_is_not_heard(tmp_path: Path) -> None:
+    heard = []
+
+    def all_meters_are_heard() -> bool:
+        heard.append(clocks.listen(params, client_id="listener", for_s=0.5, now_us=lambda: to_us(wall_now())))
+        return heard[-1].unstamped == {"mute"} and heard[-1].skew_s.keys() >= {"good", "energy", "fast"}
+
     with mosquitto_with(tmp_path / "b", "allow_anonymous true") as port, meters_at(port):
         params = params_for(port, tmp_path)
-        heard = clocks.listen(params, client_id="listener", for_s=0.5, now_us=lambda: to_us(wall_now()))
-    assert heard.messages > 5
-    assert heard.unstamped == {"mute"}
-    assert heard.skew_s == {
-        "good": pytest.approx(0, abs=5),
-        "energy": pytest.approx(0, abs=5),
-        "fast": pytest.approx(300, abs=5),
+        wait_for(all_meters_are_heard, "meters to be heard")
+    assert heard[-1].messages > 3
+    assert heard[-1].skew_s == {
+        "good": pytest.approx(0, abs=60),
+        "energy": pytest.approx(0, abs=60),
+        "fast": pytest.approx(300, abs=60),
     }
 
 
 def test_the_examination_names_meters_and_central_whose_clocks_are_ahead(tmp_path: Path) -> None:
+    clock: list[tuple[Grade, str]] = []
+
+    def meters_are_heard() -> bool:
+        found = examine(params, Asked(listen=timedelta(seconds=0.5), park=1), tell=lambda _doing: None)
+        clock[:] = [(one.grade, one.found) for one in found if one.subject in {"central's clock", "live readings"}]
+        return len(clock) == 3
+
     with mosquitto_with(tmp_path / "b", "allow_anonymous true") as port, meters_at(port):
+        params = params_for(port, tmp_path)
         central = Connection(MqttParams(host="127.0.0.1", port=port), client_id="central", lasting=False)
         central.start()
         told = central.publish(
@@ -305,12 +328,9 @@ def test_the_examination_names_meters_and_central_whose_clocks_are_ahead(tmp_pat
         )
         wait_for(lambda: told.done, "the broker to take an ack")
         central.stop()
-        found = examine(
-            params_for(port, tmp_path), Asked(listen=timedelta(seconds=0.5), park=1), tell=lambda _doing: None
-        )
-    clock = [(one.grade, one.found) for one in found if one.subject in {"central's clock", "live readings"}]
+        wait_for(meters_are_heard, "meters to be heard")
     assert [grade for grade, _found in clock] == [Grade.MEND, Grade.MEND, Grade.NOTE]
-    assert clock[0][1].startswith("8 min ahead")
+    assert re.match(r"[1-8] min ahead", clock[0][1])
     assert clock[1][1].startswith("1 of 3 meters ahead of this clock: fast is ")
 
 

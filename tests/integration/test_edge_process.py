@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,30 +14,24 @@ import pytest
 from shared.errors import ExitCode
 from shared.manifest import pack
 from shared.messages import Desired
-from tests.conftest import Broker, free_port
-from tests.integration.edge_process import ROOT, SITE, EdgeProcess, Watcher, origin, reading, wait_for
+from tests.integration.plant import SITE, Watcher, edge_at, origin, reading, running_edge
+from tests.mosquitto import Broker
+from tests.ports import free_port
+from tests.processes import ROOT, EdgeProcess
 from tests.small_model import in_a_month, manifest_of, small_manifest, small_model
+from tests.waiting import PATIENCE_S, wait_for
 
 
 @pytest.fixture
 def edge(broker: Broker, tmp_path: Path) -> Iterator[EdgeProcess]:
-    process = EdgeProcess(tmp_path / "edge", broker.port)
+    process = edge_at(broker.port, tmp_path / "edge")
     yield process
-    if process.process is not None and process.process.poll() is None:
-        process.kill()
-
-
-@pytest.fixture
-def watcher(broker: Broker) -> Iterator[Watcher]:
-    watching = Watcher(broker.port)
-    yield watching
-    watching.connection.stop()
+    process.kill()
 
 
 def _publish_model(watcher: Watcher, desired: Desired, sha256: str, chunks: list[bytes]) -> None:
-    for number, chunk in enumerate(chunks):
-        watcher.connection.publish(f"metercast/artifacts/{sha256}/{number}", chunk, retain=True)
-    watcher.connection.publish(f"metercast/{SITE}/models/desired", desired.encode(), retain=True)
+    watcher.publish_chunks(sha256, chunks)
+    watcher.desire(desired)
 
 
 def test_a_meter_that_publishes_gets_a_retained_forecast_and_the_status_says_online(
@@ -51,7 +44,7 @@ def test_a_meter_that_publishes_gets_a_retained_forecast_and_the_status_says_onl
     assert forecast["quantiles"]["0.5"][0] == 1.5
     late_comer = Watcher(broker.port)
     late_comer.wait("forecasts/m1", lambda seen: len(seen) == 1, "the retained forecast")
-    late_comer.connection.stop()
+    late_comer.stop()
     watcher.wait("status", lambda seen: seen[0]["state"] == "online", "online")
     assert edge.stop() == ExitCode.OK
     watcher.wait("status", lambda seen: seen[-1]["state"] == "offline", "offline after a clean stop")
@@ -96,7 +89,7 @@ def _recorded(edge: EdgeProcess) -> list[tuple[str, str, float]]:
     from shared.clock import iso
     from shared.messages import Uplink
 
-    store = Store(edge.folder / "state", origin(0))
+    store = Store(edge.state, origin(0))
     rows = []
     for seq, _size in store.outbox_index():
         columns = Uplink.decompress(store.outbox_body(seq) or b"", "outbox").kinds.get("readings")
@@ -128,13 +121,12 @@ def test_bad_input_is_a_dead_letter_in_a_sentence_and_good_input_beside_it_is_se
     assert reason in letter["reason"]
     assert letter["topic"] == f"metercast/{SITE}/readings/bad"
     watcher.wait("forecasts/good", lambda seen: len(seen) == 2, "both forecasts")
-    assert edge.process is not None
-    assert edge.process.poll() is None
+    assert edge.alive
 
 
 def _without_packet_limit(broker: Broker) -> None:
     """Mosquitto may refuse large packets itself; here the edge is to answer."""
-    broker.max_packet_size = 20_000_000
+    broker.configuration = broker.configuration.replace("max_packet_size 2000000", "max_packet_size 20000000")
     broker.stop()
     broker.start()
 
@@ -170,11 +162,8 @@ def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_sto
 def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metrics_are_served(
     broker: Broker, tmp_path: Path, watcher: Watcher
 ) -> None:
-    port = free_port()
-    settings = (f"edge.metrics_port={port}", "edge.publish_shadow=true", "calendar.zone=Europe/London")
-    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=settings)
-    edge.start()
-    try:
+    settings = ("edge.publish_shadow=true", "calendar.zone=Europe/London")
+    with running_edge(broker.port, tmp_path / "edge", *settings) as edge:
         for meter in range(24):
             watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 4)])
         soon = in_a_month()
@@ -183,23 +172,19 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
         watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the first model")
         _publish_model(watcher, Desired(champion=new[0], challenger=old[0]), new[0].sha256, new[1])
         watcher.wait("models/reported", lambda seen: bool(seen[-1]["challenger"]), "both models")
-        for hour in range(24 * 4, 24 * 5):
-            for meter in range(24):
-                watcher.send(f"m{meter}", reading(hour, 1.0 + hour % 24))
+        hours = range(24 * 4, 24 * 5)
+        watcher.send_all((f"m{meter}", reading(hour, 1.0 + hour % 24)) for hour in hours for meter in range(24))
         watcher.wait("shadow/m23", lambda seen: seen[-1]["origin"] == origin(120), "shadow forecasts")
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        text = edge.metrics()
         assert 'metercast_readings_total{result="accepted"} 2880.0' in text
         assert "metercast_meters 24.0" in text
         assert edge.resident_mb() < 150
         assert 'metercast_models_refused_total{reason="unsigned"} 0.0' in text
         assert "metercast_model_swaps_total 2.0" in text
-    finally:
-        edge.kill()
 
 
 def test_without_a_broker_the_edge_says_so_in_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "edge", free_port())
-    done = subprocess.run(edge.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = edge_at(free_port(), tmp_path / "edge").told("run")
     assert done.returncode == ExitCode.BROKER_UNREACHABLE
     assert done.stderr.splitlines()[-1].startswith("edge: mqtt.host 127.0.0.1:")
 
@@ -208,7 +193,7 @@ def test_an_unknown_key_ends_in_one_line_that_names_it(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("grid: {stepp: 1h}\n")
     command = [sys.executable, "-m", "edge", "run", "--params", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.strip() == f"edge: {file}: unknown key 'grid.stepp'; did you mean 'grid.step'?"
 
@@ -218,8 +203,7 @@ def test_a_taken_metrics_port_ends_in_one_line(broker: Broker, tmp_path: Path) -
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        edge = EdgeProcess(tmp_path / "edge", broker.port, settings=(f"edge.metrics_port={port}",))
-        done = subprocess.run(edge.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = edge_at(broker.port, tmp_path / "edge", f"edge.metrics_port={port}").told("run")
     assert done.returncode == ExitCode.FAILED
     assert f"edge: metrics on 127.0.0.1:{port}" in done.stderr
 
@@ -231,32 +215,26 @@ def test_replay_publishes_a_file_as_its_meters_would_and_says_how_many(
     lines = [f"m{meter},{reading(hour, 0)['ts']},{hour}.5" for meter in (1, 2) for hour in range(10)]
     file.write_text("meter_id,ts,value\n" + "\n".join(lines) + "\n")
     edge.start()
-    more = (str(file), "--unit", "kWh", "--kind", "energy", "--period", "1h", "--speed", "max")
-    done = subprocess.run(edge.arguments("replay", *more), cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "20 readings published\n"
+    done = edge.told("replay", str(file), "--unit", "kWh", "--kind", "energy", "--period", "1h", "--speed", "max")
+    assert (done.returncode, done.stdout) == (ExitCode.OK, "20 readings published\n")
     watcher.wait("forecasts/m2", lambda seen: seen[-1]["origin"] == origin(10), "the last forecast")
 
 
 def test_the_doctor_finds_a_sound_edge_and_one_without_a_broker(edge: EdgeProcess, tmp_path: Path) -> None:
-    sound = subprocess.run(edge.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
+    sound = edge.told("doctor")
     assert sound.returncode == ExitCode.OK
     assert "0 to mend" in sound.stdout
-    lost = EdgeProcess(tmp_path / "lost", free_port())
-    ill = subprocess.run(lost.arguments("doctor"), cwd=ROOT, capture_output=True, text=True, check=False)
+    ill = edge_at(free_port(), tmp_path / "lost").told("doctor")
     assert ill.returncode == ExitCode.FAILED
     assert ill.stdout.startswith("MEND  broker ")
 
 
 def test_the_log_tells_when_the_edge_becomes_degraded_and_why(broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "edge", broker.port, settings=("edge.max_meters=1",))
-    edge.start()
-    try:
-        wait_for(lambda: " online reasons=restore wanted" in edge.log.read_text(), "the log to tell of it", edge.log)
+    with running_edge(broker.port, tmp_path / "edge", "edge.max_meters=1") as edge:
+        wait_for(lambda: edge.times_said(" online reasons=restore wanted"), "the log to tell of it", edge.log)
         watcher.send("m1", reading(0, 1.0))
         watcher.send("m2", reading(0, 1.0))
-        wait_for(lambda: " degraded reasons=" in edge.log.read_text(), "the log to tell of it", edge.log)
-    finally:
-        edge.kill()
+        wait_for(lambda: edge.times_said(" degraded reasons="), "the log to tell of it", edge.log)
     told = [line for line in edge.log.read_text().splitlines() if "reasons=" in line]
     assert len(told) == 2
     assert " WARNING edge.runtime degraded reasons=edge.max_meters is reached" in told[1]
@@ -267,8 +245,7 @@ def test_a_second_edge_of_the_site_stops_with_its_own_exit_code_and_the_first_is
 ) -> None:
     edge.start()
     watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
-    second = EdgeProcess(tmp_path / "second", broker.port)
-    done = subprocess.run(second.arguments("run"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = edge_at(broker.port, tmp_path / "second").told("run")
     assert done.returncode == ExitCode.SITE_TAKEN
     assert done.stderr.splitlines()[-1].startswith(f"edge: site {SITE} is served by another edge")
     watcher.send("m1", reading(0, 1.0))
@@ -281,20 +258,19 @@ def test_an_edge_that_comes_back_to_a_younger_one_stops_and_the_younger_goes_on(
 ) -> None:
     edge.start()
     watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
-    assert edge.process is not None
-    edge.process.send_signal(signal.SIGSTOP)  # cut off, as by a network that fails
+    edge.signal(signal.SIGSTOP)  # cut off, as by a network that fails
     ghost = Watcher(broker.port)
     offline = {**watcher.of_topic("status")[-1], "state": "offline"}  # as its will would say in the end
-    ghost.connection.publish(f"metercast/{SITE}/status", json.dumps(offline).encode(), retain=True)
-    younger = EdgeProcess(tmp_path / "younger", broker.port)
+    ghost.publish(f"{SITE}/status", json.dumps(offline).encode(), retain=True)
+    younger = edge_at(broker.port, tmp_path / "younger")
     younger.start()
-    edge.process.send_signal(signal.SIGCONT)
-    assert edge.process.wait(60) == ExitCode.SITE_TAKEN
+    edge.signal(signal.SIGCONT)
+    assert edge.ended() == ExitCode.SITE_TAKEN
     assert "is served by another edge" in edge.log.read_text()
     watcher.send("m1", reading(0, 1.0))
     watcher.wait("forecasts/m1", lambda seen: len(seen) >= 1, "a forecast of the younger")
     assert younger.stop() == ExitCode.OK
-    ghost.connection.stop()
+    ghost.stop()
 
 
 def test_an_edge_starts_after_one_whose_clock_was_ahead_has_gone(edge: EdgeProcess, watcher: Watcher) -> None:
@@ -302,7 +278,7 @@ def test_an_edge_starts_after_one_whose_clock_was_ahead_has_gone(edge: EdgeProce
     seen = watcher.wait("status", lambda seen: seen[-1]["state"] == "online", "the first to be online")
     assert edge.stop() == ExitCode.OK
     left = {**seen[-1], "state": "offline", "started_at": "2099-01-01T00:00:00Z"}
-    watcher.connection.publish(f"metercast/{SITE}/status", json.dumps(left).encode(), retain=True)
+    watcher.publish(f"{SITE}/status", json.dumps(left).encode(), retain=True)
     edge.start()
     watcher.wait("status", lambda seen: seen[-1]["instance"] != left["instance"], "the second to say how it is")
     assert edge.stop() == ExitCode.OK

@@ -23,6 +23,7 @@ from shared.errors import ModelRefused
 from shared.refusals import Cause
 from tests.bad_models import HAZARDS
 from tests.small_model import SAID_QUANTILES, manifest_of, small_model
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 WANTED = Wanted(3600, 48, SAID_QUANTILES)
@@ -56,7 +57,7 @@ def _limit(pid: int, name: str) -> float:
     return float(line.removeprefix(name).split()[0].replace("unlimited", "inf"))
 
 
-def _soon(what: Callable[[], int | None], seconds: float = 40) -> int:
+def _soon(what: Callable[[], int | None], seconds: float = PATIENCE_S) -> int:
     """What it gives, once it gives something."""
     deadline_s = time.monotonic() + seconds
     while not (found := what()):
@@ -128,7 +129,7 @@ def test_it_ends_when_the_edge_is_killed(tmp_path: Path) -> None:
         child = _soon(lambda: _child_of(edge.pid))
         edge.kill()
     try:
-        _soon(lambda: _is_gone(child), seconds=5)
+        _soon(lambda: _is_gone(child))
     finally:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -149,7 +150,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_the_next_one_is_not() -> None:
     with pytest.raises(ModelRefused, match=r"took more than 0\.2 s") as refused:
         replace(slow, seconds=0.2).run(rows)
     assert refused.value.cause == Cause.FAILED_RUNNING
-    assert time.thread_time() - began_s < 2
+    assert time.thread_time() - began_s < 20, "to its end it takes minutes"
     assert slow.run(rows[:1]).shape == (1, len(SAID_QUANTILES))
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 HEAVY = {
@@ -46,14 +48,14 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 def loaded_by(package: str) -> set[str]:
     """Top-level modules that a fresh process holds once every module of the package is imported."""
     run = [sys.executable, "-c", IMPORT_EVERY_MODULE, package]
-    result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout))
 
 
 def test_layers_and_homes_hold() -> None:
     lint = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    result = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    result = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

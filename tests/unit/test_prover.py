@@ -10,13 +10,14 @@ from shared.errors import ModelRefused
 from shared.manifest import Manifest
 from shared.refusals import Cause
 from tests.small_model import small_manifest, small_model
+from tests.waiting import PATIENCE_S
 
 ON_DISK: dict[str, bytes] = {"cd" * 32: b"kept"}
 
 
 def _wait(prover: Prover, count: int) -> list[Answer]:
     answers: list[Answer] = []
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + PATIENCE_S
     while len(answers) < count and time.monotonic() < until_s:
         answers += prover.answers()
         time.sleep(0.002)
@@ -58,7 +59,7 @@ def test_asking_returns_at_once_and_so_does_stopping_with_nothing_asked() -> Non
     gate = threading.Event()
 
     def slow(artifact: bytes, manifest: Manifest) -> Predictor:
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         return _refuse(artifact, manifest)
 
     prover = Prover(ON_DISK.get, slow)

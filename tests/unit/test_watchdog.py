@@ -4,6 +4,7 @@ import threading
 import time
 
 from edge.watchdog import Watchdog
+from tests.waiting import PATIENCE_S
 
 
 def _burn(seconds: float, until: threading.Event | None = None) -> float:
@@ -17,30 +18,30 @@ def _burn(seconds: float, until: threading.Event | None = None) -> float:
 def test_what_takes_too_long_is_stopped_soon() -> None:
     stop = threading.Event()
     with Watchdog().over(0.05, stop.set):
-        assert 0.05 <= _burn(2, stop) < 1
+        assert 0.05 <= _burn(60, stop) < 30
 
 
 def test_what_is_done_in_time_is_not_stopped_afterwards() -> None:
     watchdog, stop = Watchdog(), threading.Event()
     for _ in range(20):
-        with watchdog.over(0.02, stop.set):
+        with watchdog.over(0.2, stop.set):
             _burn(0.001)
-    assert not stop.wait(0.05)
+    assert not stop.wait(0.5)
 
 
 def test_a_run_that_waits_for_the_machine_is_not_stopped() -> None:
     stop = threading.Event()
-    with Watchdog().over(0.02, stop.set):
-        time.sleep(0.15)
+    with Watchdog().over(0.1, stop.set):
+        time.sleep(0.4)
     assert not stop.is_set()
 
 
 def test_a_short_run_is_stopped_while_the_watcher_sleeps_for_a_long_one() -> None:
     watchdog, long, short = Watchdog(), threading.Event(), threading.Event()
-    with watchdog.over(60, long.set):
+    with watchdog.over(600, long.set):
         time.sleep(0.02)
         with watchdog.over(0.05, short.set):
-            _burn(2, short)
+            _burn(60, short)
     assert short.is_set()
     assert not long.is_set()
 
@@ -50,20 +51,24 @@ def test_runs_of_two_threads_are_told_apart() -> None:
 
     def wait_for_the_other() -> None:
         with watchdog.over(0.05, idle.set):
-            busy.wait(10)
+            busy.wait(PATIENCE_S)
 
     waiting = threading.Thread(target=wait_for_the_other)
     waiting.start()
     with watchdog.over(0.05, busy.set):
-        _burn(2, busy)
+        _burn(60, busy)
     waiting.join()
     assert busy.is_set()
     assert not idle.is_set()
 
 
 def test_one_thread_watches_all() -> None:
-    watchdog, before = Watchdog(), threading.active_count()
+    watchdog, before = Watchdog(), _watchers()
     for _ in range(50):
         with watchdog.over(60, lambda: None):
             pass
-    assert threading.active_count() == before + 1
+    assert len(_watchers() - before) == 1
+
+
+def _watchers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "watchdog"}

@@ -14,44 +14,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from tests.conftest import free_port
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, wait_for
 
-T = TypeVar("T")
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[1]
 _FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["edge.cli", "edge.bootstrap", "edge.runtime", "tests.faults.processes"])
-
-
-def wait_for(
-    condition: Callable[[], bool], what: str, log: Path | None = None, within_s: float = 30, every_s: float = 0.01
-) -> None:
-    """Wait for something; raises AssertionError with what it was and the end of a log."""
-    until_s = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > until_s:
-            tail = log.read_text(errors="replace")[-1500:] if log and log.exists() else ""
-            raise AssertionError(f"waited {within_s:g} s for {what}\n{tail}")
-        time.sleep(every_s)
-
-
-def all_pass(items: Iterable[T], passes: Callable[[T], bool]) -> Callable[[], bool]:
-    """A condition that asks each of many items until it has passed once, and then no more."""
-    left = list(items)[::-1]
-
-    def condition() -> bool:
-        while left and passes(left[-1]):
-            left.pop()
-        return not left
-
-    return condition
+_FORKS.set_forkserver_preload(["edge.cli", "edge.bootstrap", "edge.runtime", "tests.processes"])
 
 
 @dataclass
@@ -65,8 +41,8 @@ class EdgeProcess:
     settings: Sequence[str]
     skew: Path | None = None
     starts: int = 0
+    metrics_port: int = field(default_factory=free_port)
     _process: BaseProcess | None = field(default=None)
-    _metrics_port: int = 0
 
     @property
     def log(self) -> Path:
@@ -85,50 +61,74 @@ class EdgeProcess:
         assert self._process.pid is not None
         return self._process.pid
 
+    def words(self, command: str, *more: str) -> list[str]:
+        """The arguments of one of the edge's commands on this broker and state."""
+        chosen = (f"edge.state_dir={self.state}", f"edge.metrics_port={self.metrics_port}", *self.settings)
+        return [command, *(word for pair in chosen for word in ("--set", pair)), *more]
+
+    def told(self, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """A command of the edge, `run` too, as a person types it; waits for its end."""
+        line = [sys.executable, "-m", "edge", *self.words(command, *more)]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
     def spawn(self) -> None:
         """Start it and do not wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._metrics_port = free_port()
-        chosen = [*self.settings, f"edge.state_dir={self.state}", f"edge.metrics_port={self._metrics_port}"]
-        arguments = ["run", *(word for pair in chosen for word in ("--set", pair))]
-        self._process = _FORKS.Process(target=_run_edge, args=(arguments, self.log, self.skew), daemon=True)
+        self._process = _FORKS.Process(target=_run_edge, args=(self.words("run"), self.log, self.skew), daemon=True)
         self._process.start()
         self.starts += 1
 
     def start(self) -> None:
         """Start it and wait until it runs."""
-        told = self._says_it_runs()
+        told = self.times_said("edge runs")
         self.spawn()
-        wait_for(lambda: self._says_it_runs() > told, "the edge to run", self.log)
+        wait_for(lambda: self.times_said("edge runs") > told, "the edge to run", self.log)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it as a power cut would, if it runs."""
         if self._process is not None:
             self._process.kill()
-            self._process.join(10)
+            self._process.join(PATIENCE_S)
 
     def stop(self) -> int | None:
         """Ask it to end; its exit code."""
-        os.kill(self.pid, signal.SIGTERM)
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int | None:
+        """Its exit code, once it has ended."""
         assert self._process is not None
-        self._process.join(20)
+        self._process.join(PATIENCE_S)
         return self._process.exitcode
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, what)
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.is_alive()
 
+    def times_said(self, what: str) -> int:
+        """How often its log says something."""
+        return self.log.read_text(errors="replace").count(what) if self.log.exists() else 0
+
     def resident_mb(self) -> float:
         """Its resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def metrics(self) -> str:
+        """Its metrics as they are scraped; raises OSError while they cannot be had."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE_S) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def metric(self, name: str) -> float | None:
         """One metric without labels, or None while it cannot be had."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=5) as answer:
-                lines = answer.read().decode().splitlines()
+            lines = self.metrics().splitlines()
         except OSError:
             return None
         return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
@@ -136,16 +136,17 @@ class EdgeProcess:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Not scheduled at all meanwhile, as when the disk or the machine hangs."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(self.pid, signal.SIGCONT)
+            self.signal(signal.SIGCONT)
 
     @contextmanager
-    def disk_full(self) -> Iterator[None]:
-        """No file of this process grows beyond what its database has now: the kernel refuses such writes."""
-        limit = max(file.stat().st_size for file in self.state.iterdir() if file.is_file() and "-wal" in file.name)
+    def disk_full(self, limit: int | None = None) -> Iterator[None]:
+        """No file of this process grows beyond `limit` bytes, or what its database has now: the kernel refuses it."""
+        if limit is None:
+            limit = max(file.stat().st_size for file in self.state.iterdir() if file.is_file() and "-wal" in file.name)
         before = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
@@ -154,12 +155,10 @@ class EdgeProcess:
             if self.alive:
                 resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
 
-    def _says_it_runs(self) -> int:
-        return self.log.read_text(errors="replace").count("edge runs") if self.log.exists() else 0
-
 
 def _run_edge(arguments: list[str], log: Path, skew: Path | None) -> None:
     """The forked process: `python -m edge`, its output in a file."""
+    os.chdir(ROOT)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -188,42 +187,66 @@ def _tell_wrong_time(skew: Path) -> None:
     time.time = lambda: true_s() + off_s()
 
 
+NO_TRACKING_SERVER: Final = "central.mlflow_uri=http://127.0.0.1:9"  # where nothing is trained
+
+
 @dataclass
 class CentralProcess:
-    """`python -m central run` in a folder of its own."""
+    """`python -m central run` in a folder of its own, and its other commands there."""
 
     folder: Path
     port: int
-    _process: subprocess.Popen[bytes] | None = field(default=None)
+    settings: Sequence[str] = (NO_TRACKING_SERVER,)
+    process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
     def log(self) -> Path:
         """What it said."""
         return self.folder / "central.log"
 
-    def spawn(self) -> None:
-        """Start it and do not wait."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command("run"), cwd=ROOT, stdout=log, stderr=log, env=_environment())
-
-    def kill(self) -> None:
-        """End it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-    def _command(self, *words: str) -> list[str]:
+    def words(self, *words: str) -> list[str]:
+        """The command line of one of central's commands on this broker and folder."""
         chosen = (
             "mqtt.host=127.0.0.1",
             f"mqtt.port={self.port}",
             f"central.work_dir={self.folder}",
             "central.metrics_port=0",
             "clock=event",
-            "central.mlflow_uri=http://127.0.0.1:9",  # nothing here is trained
+            *self.settings,
         )
         return [sys.executable, "-m", "central", *words, *(word for pair in chosen for word in ("--set", pair))]
 
+    def told(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command of central as a person types it; waits for its end."""
+        return subprocess.run(
+            self.words(*words), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, env=environment(),
+            check=False,
+        )  # fmt: skip
 
-def _environment() -> dict[str, str]:
+    def export(self, *words: str) -> None:
+        """Export from the record; fails the test when that fails."""
+        done = self.told("export", *words)
+        assert done.returncode == 0, done.stderr
+
+    def spawn(self) -> None:
+        """Start it and do not wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.words("run"), cwd=ROOT, stdout=log, stderr=log, env=environment())
+
+    def kill(self) -> None:
+        """End it as a power cut would, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(PATIENCE_S)
+
+    def stop(self) -> int:
+        """Ask it to end; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, but for a tracking server of somebody's own."""
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
