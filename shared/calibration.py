@@ -36,6 +36,7 @@ _FAST_RATE: Final = 0.02
 _FAST_HOURS: Final = 72.0  # in which the fast part forgets
 _BOUND: Final = float(np.log(FACTOR_AT_MOST))
 _DAY_H: Final = 24
+_LATER_COURSE: Final = 0.5  # how much of a first day's course is taken for that of a later one, which has one knot
 
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -70,7 +71,7 @@ def calibrated(
     `load_floor`.
     """
     middle = list(quantiles).index(MEDIAN)
-    growth = np.expm1(_between(log_factors(states), leads, knots))  # [N, L, 2]
+    growth = np.expm1(np.clip(_between(log_factors(states), leads, knots), -_BOUND, _BOUND))  # [N, L, 2]
     away = load_kw - load_kw[:, :, middle : middle + 1]
     moved = load_kw.copy()
     moved[:, :, :middle] += away[:, :, :middle] * growth[:, :, :1]
@@ -115,12 +116,20 @@ def log_factors(states: States) -> Floats:
 def _between(values: Floats, leads: NDArray[np.int64], knots: Sequence[int]) -> Floats:
     """Return values [N, K, …] at the knots as values [N, L, …] at the leads.
 
-    Within the first day they are linear in the logarithm of the lead. A lead beyond it takes the value of the next
-    scored one: the newest interval of its clock time is a day older than that of the leads before, so that a model's
-    errors, and with them the factors it needs, jump there.
+    Within the first day they are linear in the logarithm of the lead. A later day ends with its last knot's value, and
+    until there runs _LATER_COURSE as steeply as the first day does from the second knot on (docs/adr/0029).
     """
+    day = _DAY_H * knots[0]
+    later, within = leads > day, (leads - 1) % day + 1
+    alike = np.where(later, np.maximum(within, knots[:2][-1]), leads)
+    steepness = np.where(later, _LATER_COURSE, 1.0)[:, None]
+    ends = leads - within + day
+    return _at(values, ends, knots) + steepness * (_at(values, alike, knots) - _at(values, np.array([day]), knots))
+
+
+def _at(values: Floats, leads: NDArray[np.int64], knots: Sequence[int]) -> Floats:
+    """Return values at leads, linear in their logarithm between knots and level beyond the last."""
     at = np.interp(np.log(leads), np.log(knots), np.arange(len(knots)))
-    at = np.where(leads > _DAY_H * knots[0], np.ceil(at), at)
     low = at.astype(np.int64)
     high = np.minimum(low + 1, len(knots) - 1)
     return values[:, low] + (at - low)[:, None] * (values[:, high] - values[:, low])

@@ -7,7 +7,8 @@ A day is awake if its mean |load| is above a small share of that of the window's
 beginning if at least a week of days passes before the first awake one, at least two are awake, and of all since the
 first nearly all are: a meter that rests every now and then has rest among its habits, and keeps it.
 
-Invariants: a row's verdict depends on nothing but the row; what is cut off once is not cut off further.
+Invariants: a row's verdict depends on nothing but the row; what is cut off once is not cut off further; a window with
+a finite value has a history.
 """
 
 from __future__ import annotations
@@ -23,25 +24,30 @@ _AWAKE_DAYS: Final = 2  # at least: one may be a test or an accident
 _STAYS_SHARE: Final = 0.75  # of the known days since the first awake one that are awake too
 
 Bools = NDArray[np.bool_]
-
-
-def in_use(windows: NDArray[np.floating], per_day: int) -> Bools:
-    """Return which intervals of windows [N, W] lie in their meter's use: all of them, but for a dormant beginning.
-
-    A window is a whole number of days of `per_day` intervals, counted from its start; NaN or infinite is missing.
-    """
-    days = np.abs(windows).reshape(len(windows), -1, per_day).astype(np.float64)
-    there = np.isfinite(days)
-    count = there.sum(axis=2)
-    daily = np.where(there, days, 0.0).sum(axis=2) / np.maximum(count, 1)
-    awake, known = daily > _AWAKE_SHARE * daily.max(axis=1, keepdims=True), count > 0
-    since = np.logical_or.accumulate(awake, axis=1)
-    dormant_days, awake_days, days_since = (of.sum(axis=1) for of in (known & ~since, awake, known & since))
-    began = (dormant_days >= _DORMANT_DAYS) & (awake_days >= _AWAKE_DAYS) & (awake_days >= _STAYS_SHARE * days_since)
-    return np.repeat(since | ~began[:, None], per_day, axis=1)
+Floats = NDArray[np.float64]
 
 
 def known_in_use(windows: NDArray[np.floating], per_day: int) -> Bools:
-    """Return which intervals of windows [N, W] are finite and lie in their meter's use: its history."""
-    known: Bools = np.isfinite(windows) & in_use(windows, per_day)
+    """Return which intervals of windows [N, W] are a meter's history: finite, and not in a dormant beginning.
+
+    A window is a whole number of days of `per_day` intervals, counted from its start.
+    """
+    known: Bools = np.isfinite(windows)
+    size = np.where(known, windows, 0)
+    days = np.abs(size, out=size).reshape(len(windows), -1, per_day)
+    count = known.reshape(days.shape).sum(axis=2)
+    daily = days.sum(axis=2, dtype=np.float64) / np.maximum(count, 1)
+    used = _since_use(daily, count > 0)
+    if not used.all():
+        known &= np.repeat(used, per_day, axis=1)
     return known
+
+
+def _since_use(daily: Floats, known: Bools) -> Bools:
+    """Return which days [N, D] of mean |load| `daily` are not in a dormant beginning."""
+    awake = daily > _AWAKE_SHARE * daily.max(axis=1, keepdims=True)
+    since = np.logical_or.accumulate(awake, axis=1)
+    dormant_days, awake_days, days_since = (of.sum(axis=1) for of in (known & ~since, awake, known & since))
+    began = (dormant_days >= _DORMANT_DAYS) & (awake_days >= _AWAKE_DAYS) & (awake_days >= _STAYS_SHARE * days_since)
+    used: Bools = since | ~began[:, None]
+    return used

@@ -94,14 +94,26 @@ def test_meters_learn_apart() -> None:
     assert np.array_equal(states[1:], alone)
 
 
-def test_leads_of_the_first_day_lie_between_scored_ones_and_later_ones_take_the_last() -> None:
+def test_leads_of_the_first_day_lie_between_scored_ones_and_the_second_runs_half_as_steeply_to_its_own() -> None:
     states = fresh(1, len(KNOTS))
     states[0, :, 1] = np.log([1.0, 2.0, 4.0, 3.0])
     width = moved(np.tile([-2.0, -1.0, 0.0, 1.0], (1, len(LEADS), 1)), states)[0, :, 3]
     assert width[[0, 5, 23, 47]] == pytest.approx([1.0, 2.0, 4.0, 3.0])
     assert width[11] == pytest.approx(np.exp(np.log(2.0) + 0.5 * np.log(2.0)))  # 12 h: half-way from 6 to 24, in log
-    assert width[24:] == pytest.approx(3.0)
     assert (np.diff(width[:24]) > 0).all()
+    assert width[24:30] == pytest.approx(3.0 * np.sqrt(2.0 / 4.0))  # what an hour ahead needs says nothing of 25
+    assert width[29:] == pytest.approx(3.0 * np.sqrt(width[5:24] / 4.0))
+
+
+@pytest.mark.parametrize("knots", [(1,), (1, 6), (1, 6, 24), (4, 24, 96, 192)])
+def test_whatever_leads_are_scored_they_keep_their_factors(knots: tuple[int, ...]) -> None:
+    states = fresh(1, len(knots))
+    states[0, :, 1] = np.log(2.0 + np.arange(len(knots)))
+    leads = np.arange(1, knots[-1] + 1, dtype=np.int64)
+    said = np.tile([-1.0, 0.0, 1.0], (1, len(leads), 1))
+    floors = np.full(1, -np.inf)
+    result = calibrated(said, states, leads=leads, knots=knots, quantiles=(0.1, 0.5, 0.9), floor_kw=floors)
+    assert result[0, np.array(knots) - 1, 2] == pytest.approx(2.0 + np.arange(len(knots)))
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])

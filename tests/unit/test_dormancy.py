@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shared.dormancy import in_use, known_in_use
+from shared.dormancy import known_in_use
 
 DAYS = 30
 SUN = np.maximum(0.0, np.sin((np.arange(24) - 6) * np.pi / 12))
@@ -20,7 +20,7 @@ def _window(*daily_kw: float) -> NDArray[np.float32]:
 
 
 def _dormant_days(window: NDArray[np.float32]) -> int:
-    used = in_use(window, 24)[0].reshape(DAYS, 24)
+    used = known_in_use(window, 24)[0].reshape(DAYS, 24)
     assert (used.all(axis=1) | ~used.any(axis=1)).all()
     return int((~used.all(axis=1)).sum())
 
@@ -63,13 +63,13 @@ def test_a_meter_at_zero_throughout_is_in_use() -> None:
 def test_missing_days_are_no_evidence_of_rest() -> None:
     window = _window(*[5.0] * 8)
     window[0, : 16 * 24] = np.nan  # six days of zeros are left
-    assert in_use(window, 24).all()
-    assert known_in_use(window, 24).sum() == 14 * 24
+    assert np.array_equal(known_in_use(window, 24), np.isfinite(window))
 
 
 def test_shorter_steps_tell_the_same_days() -> None:
     hourly = _window(*[5.0] * 8)
-    assert (in_use(np.repeat(hourly, 4, axis=1), 96) == np.repeat(in_use(hourly, 24), 4, axis=1)).all()
+    fine = known_in_use(np.repeat(hourly, 4, axis=1), 96)
+    assert np.array_equal(fine, np.repeat(known_in_use(hourly, 24), 4, axis=1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,10 +81,11 @@ def test_what_is_cut_off_is_a_beginning_and_is_cut_off_once(seed: int, awake: fl
     windows = (np.repeat(rng.random((5, DAYS)) < awake, 24, axis=1) * rng.gamma(1.0, size=(5, 720))).astype(np.float32)
     windows[:, : 24 * rest] = 0.0
     windows[rng.random(windows.shape) < missing] = np.nan
-    used = in_use(windows, 24)
-    assert (np.diff(used.astype(np.int8), axis=1) >= 0).all()  # once in use, in use to the end
-    assert used[:, -1].all()
-    left = np.where(used, windows, np.float32(np.nan))
-    assert np.array_equal(known_in_use(left, 24), known_in_use(windows, 24))
-    alone = np.concatenate([in_use(windows[row : row + 1], 24) for row in range(5)])
-    assert np.array_equal(alone, used)
+    known, there = known_in_use(windows, 24), np.isfinite(windows)
+    cut = there & ~known
+    ends = np.where(cut.any(axis=1), 720 - cut[:, ::-1].argmax(axis=1), 0)
+    assert not (known & (np.arange(720) < ends[:, None])).any()
+    assert np.array_equal(known_in_use(np.where(known, windows, np.float32(np.nan)), 24), known)
+    alone = np.concatenate([known_in_use(windows[row : row + 1], 24) for row in range(5)])
+    assert np.array_equal(alone, known)
+    assert (known.any(axis=1) == there.any(axis=1)).all()
