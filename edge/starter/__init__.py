@@ -64,14 +64,14 @@ class Starter:
         """
         per, own = self.per_step, self.model.manifest
         leads = np.arange(1, -(-horizon_steps // per) + 1)
-        seen, at_us = (windows, origin_us) if per == 1 else (hours_of(windows, per), hour_of(origin_us))
-        origins_us = np.full(len(windows), at_us, dtype=np.int64)
-        matrix = feature_matrix(seen, origins_us, leads, step_s=own.step_s, calendar=calendar)
+        origins_us = np.full(len(windows), origin_us, dtype=np.int64)
+        seen, at_us = (windows, origins_us) if per == 1 else (hours_of(windows, per), hour_of(origins_us))
+        matrix = feature_matrix(seen, at_us, leads, step_s=own.step_s, calendar=calendar)
         output = self.model.run(matrix.x).astype(np.float64)
         load_kw = to_load(at_quantiles(output, own.quantiles, quantiles), matrix)
         if per == 1:
             return load_kw
-        return steps_of(load_kw, windows, origin_us, calendar=calendar, per_hour=per)[:, :horizon_steps]
+        return steps_of(load_kw, windows, origins_us, calendar=calendar, per_hour=per)[:, :horizon_steps]
 
 
 def load(*, step_s: int, folder: Path = FOLDER) -> Starter:

@@ -23,6 +23,7 @@ from shared.grid import MIN_COMPLETENESS
 _OWN_SHAPE: Final = 0.5  # of the profile's deviation from its hour
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def hours_of(windows: NDArray[np.float32], per_hour: int) -> NDArray[np.float32]:
@@ -36,17 +37,16 @@ def hours_of(windows: NDArray[np.float32], per_hour: int) -> NDArray[np.float32]
     return means.astype(np.float32)
 
 
-def hour_of(origin_us: int) -> int:
-    """Return the start of the hour an origin lies in."""
-    return origin_us // HOUR_US * HOUR_US
+def hour_of(origins_us: Ints) -> Ints:
+    """Return the starts [N] of the hours that origins [N] lie in."""
+    return origins_us // HOUR_US * HOUR_US
 
 
 def steps_of(
-    hours_kw: Floats, windows: NDArray[np.float32], origin_us: int, *, calendar: Calendar, per_hour: int
+    hours_kw: Floats, windows: NDArray[np.float32], origins_us: Ints, *, calendar: Calendar, per_hour: int
 ) -> Floats:
-    """Return kW [N, H · per_hour, Q] of forecasts [N, H, Q] of the hours after an origin, by windows [N, W]."""
+    """Return kW [N, H · per_hour, Q] of forecasts [N, H, Q] of the hours after origins [N], by windows [N, W]."""
     leads = np.arange(1, hours_kw.shape[1] * per_hour + 1, dtype=np.int64)
-    origins_us = np.full(len(windows), origin_us, dtype=np.int64)
     profile, _ = profile_mean(windows, origins_us, leads, calendar=calendar, step_s=3600 // per_hour)
     by_hour = profile.reshape(len(windows), -1, per_hour)
     own = np.nan_to_num(by_hour - by_hour.mean(axis=2, keepdims=True)).reshape(profile.shape)
