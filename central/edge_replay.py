@@ -21,7 +21,7 @@ from central.evaluation import Forecaster, Windows
 from central.hindcast import Hindcast
 from shared.calibration import States, calibrated, fresh, learned
 from shared.features import load_floor
-from shared.quantiles import Quantiles, spread
+from shared.quantiles import Quantiles, spread_places
 from shared.standing import RECORD, decay_of, lead_weights, of_version, weighed
 
 Bools = NDArray[np.bool_]
@@ -194,4 +194,4 @@ class _Course:
         origins_us = np.full(len(meters), self._panel.start_us + (self._raw.first + origin) * self._panel.step_us)
         all_leads = np.arange(1, ladder.horizon_steps + 1)
         made = ladder.simple(self._panel.windows(meters, origins_us), origins_us, all_leads)
-        return made[:, self._raw.leads - 1][:, :, spread(ladder.quantiles)]
+        return made[:, self._raw.leads - 1][:, :, spread_places(ladder.quantiles)]

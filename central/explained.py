@@ -23,7 +23,7 @@ from central.explain import Explanation
 from central.issued import Served
 from shared.clock import iso
 from shared.manifest import Manifest
-from shared.quantiles import MEDIAN, label, spread
+from shared.quantiles import MEDIAN, label, spread_places
 
 BUCKETS_H: Final = ((1, 6), (7, 12), (13, 24), (25, 48))
 SHOWN: Final = 4  # contributions a line
@@ -108,7 +108,7 @@ def as_text(told: Told) -> str:
 def _columns(told: Told) -> dict[str, NDArray[np.float64]]:
     """Return the columns [L] of the table, in kW: as modelled, then the ends of the interval as the edge sends them."""
     shown, calibrated_kw = told.explanation, told.served.calibrated_kw
-    names = {place: f"q{shown.quantiles[place]:g}" for place in spread(shown.quantiles)}
+    names = {place: f"q{shown.quantiles[place]:g}" for place in spread_places(shown.quantiles)}
     names[shown.quantiles.index(MEDIAN)] = "median"
     columns = {"base": shown.base_kw} | {name: shown.forecast_kw[:, place] for place, name in sorted(names.items())}
     if calibrated_kw is None:

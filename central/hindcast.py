@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from central.dataset import Panel
 from central.evaluation import Forecaster
 from shared.features import load_floor
-from shared.quantiles import MEDIAN, spread
+from shared.quantiles import MEDIAN, spread_places
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,7 @@ def hindcast(
     """Forecast stretch by stretch, in blocks of one meter's successive origins; the stretches are in order of time."""
     first = min(int(stretch.begins.min()) for stretch in stretches)
     count = max(int(stretch.ends.max()) for stretch in stretches) - first
-    outer = spread(quantiles)
+    outer = spread_places(quantiles)
     spread_kw = np.full((len(panel.meters), count, len(knots), 3), np.nan, dtype=np.float32)
     floor_kw, version = np.zeros((len(panel.meters), count)), np.zeros((len(panel.meters), count), dtype=np.int64)
     leads = np.array(knots, dtype=np.int64)

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.calibration import States, calibrated, fresh, learned
-from shared.quantiles import Quantiles, spread
+from shared.quantiles import Quantiles, spread_places
 
 CHAMPION: Final = "champion"
 MODEL_RUNGS: Final = (CHAMPION, "starter")  # which share what calibration learned: edge/calibration.py
@@ -121,7 +121,7 @@ def served(
         return Served(None, issued, f"{_UNKNOWN}{_by_another(issued, version)}")
     leads = np.arange(1, len(model_kw) + 1)
     moved = calibrated(model_kw[None], states, leads=leads, knots=knots, quantiles=quantiles, floor_kw=floor_kw)[0]
-    told = _by_another(issued, version) or _apart(issued, moved[:, spread(quantiles)])
+    told = _by_another(issued, version) or _apart(issued, moved[:, spread_places(quantiles)])
     return Served(moved, issued, f"{_REPLAYED}{told or _confirmed(issued) or _unscored(history, origin_us)}")
 
 

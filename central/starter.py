@@ -108,10 +108,10 @@ def make(folder: Path, *, sets: Sequence[OpenSet] = SETS, recipe: Recipe = RECIP
 
     Raises DataFileError naming a file that is missing or cannot be used. Progress goes to stderr.
     """
-    sources = _balanced([_source(folder, of, recipe) for of in sets])
+    sources = prepared(folder, sets=sets, recipe=recipe)
     lines = tuple(line for source in sources for line in _judged(source, sources, recipe))
     _say("training on all sets")
-    model = _fit(sources, recipe)
+    model = fitted(sources, recipe)
     artifact, golden = proven(model, _proof_rows(sources))
     least = min_history_d(lines)
     reasons = list(objections(lines))
@@ -120,6 +120,18 @@ def make(folder: Path, *, sets: Sequence[OpenSet] = SETS, recipe: Recipe = RECIP
     if len(artifact) > MAX_BYTES:
         reasons.append(f"its graph has {len(artifact)} bytes, at most {MAX_BYTES} may ship")
     return Made(artifact, _manifest(model, artifact, golden, sources), tuple(sources), lines, least, tuple(reasons))
+
+
+def prepared(folder: Path, *, sets: Sequence[OpenSet] = SETS, recipe: Recipe = RECIPE) -> list[Source]:
+    """Read the sets in `folder` and draw equally many rows of each. Raises DataFileError as `make` does."""
+    return _balanced([_source(folder, of, recipe) for of in sets])
+
+
+def fitted(sources: Sequence[Source], recipe: Recipe = RECIPE) -> TrainedModel:
+    """Train on all rows of the sources."""
+    rows = joined([source.rows for source in sources])
+    until_us = max(source.panel.end_us for source in sources)
+    return fit(rows, until_us=until_us, step_s=STEP_S, quantiles=QUANTILES, horizon_steps=HORIZON_STEPS, recipe=recipe)
 
 
 def write(made: Made, out: Path) -> None:
@@ -172,7 +184,7 @@ def _source(folder: Path, of: OpenSet, recipe: Recipe) -> Source:
     if not path.is_file():
         raise DataFileError(f"{path}: is not there; the starter is made of {', '.join(one.stem for one in SETS)}")
     _say(f"reading {path.name}")
-    panel = _taken(panel_from_file(path, step_s=STEP_S, aggregate=of.aggregate), of.endings)
+    panel = taken(panel_from_file(path, step_s=STEP_S, aggregate=of.aggregate), of.endings)
     sampling = Sampling(recipe.rows_cap, recipe.leads_per_sample, HORIZON_STEPS, recipe.dropout, recipe.half_life_days)
     rng = np.random.default_rng(recipe.seed)
     try:
@@ -182,7 +194,7 @@ def _source(folder: Path, of: OpenSet, recipe: Recipe) -> Source:
     return Source(of, panel, rows)
 
 
-def _taken(panel: Panel, endings: tuple[str, ...]) -> Panel:
+def taken(panel: Panel, endings: tuple[str, ...]) -> Panel:
     """Return the meters whose id has one of the endings and that are not mostly zero."""
     seen = np.isfinite(panel.load_kw).sum(axis=1)
     zero = (panel.load_kw == 0).sum(axis=1)
@@ -203,15 +215,9 @@ def _evenly(rows: Rows, count: int) -> Rows:
     return rows.part(chosen)
 
 
-def _fit(sources: Sequence[Source], recipe: Recipe) -> TrainedModel:
-    rows = joined([source.rows for source in sources])
-    until_us = max(source.panel.end_us for source in sources)
-    return fit(rows, until_us=until_us, step_s=STEP_S, quantiles=QUANTILES, horizon_steps=HORIZON_STEPS, recipe=recipe)
-
-
 def _judged(left_out: Source, sources: Sequence[Source], recipe: Recipe) -> list[Line]:
     _say(f"judging on {left_out.of.stem} what the other sets teach")
-    model = _fit([source for source in sources if source is not left_out], recipe)
+    model = fitted([source for source in sources if source is not left_out], recipe)
     calendar = left_out.of.calendar
     forecaster = model_forecaster(model, calendar)
     return judge(left_out.of.stem, left_out.panel, forecaster, quantiles=QUANTILES, calendar=calendar)

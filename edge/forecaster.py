@@ -172,7 +172,13 @@ def _start(
     served, failure = np.zeros(len(windows), dtype=bool), _NO_NUMBER
     if known.any():
         try:
-            load_kw[known] = starter.forecast(_features(windows[known], origin_us, plan), plan.quantiles)
+            load_kw[known] = starter.forecast(
+                windows[known],
+                origin_us,
+                horizon_steps=plan.horizon_steps,
+                quantiles=plan.quantiles,
+                calendar=plan.calendar,
+            )
         except ModelRefused as error:
             failure = str(error)
         served = known & np.isfinite(load_kw).all(axis=(1, 2))

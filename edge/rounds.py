@@ -34,7 +34,7 @@ from shared.features import load_floor
 from shared.grid import Flag, flag_names, stuck_steps
 from shared.messages import SCORE_COLUMNS, Forecast, ForecastQuality, ModelIdentity
 from shared.params import Params
-from shared.quantiles import label, places, spread
+from shared.quantiles import label, places, spread_places
 from shared.standing import comparison, decay_of, lead_weights, reason_of, weighed
 from shared.topics import SiteTopics
 
@@ -99,7 +99,7 @@ class RoundMaker:
         self._models = models
         self._topics = topics
         self._counters = counters
-        self._spread = spread(plan.quantiles)
+        self._spread_places = spread_places(plan.quantiles)
         published = params.forecast.quantiles
         self._published = dict(zip(map(label, published), places(published, plan.quantiles), strict=True))
         self._season = 168 * 3600 // plan.step_s
@@ -320,7 +320,7 @@ class RoundMaker:
         ):
             if load_kw is None:
                 continue
-            spread = load_kw[:, steps][:, :, self._spread].astype(np.float32)
+            spread = load_kw[:, steps][:, :, self._spread_places].astype(np.float32)
             real = kept & np.isfinite(spread).all(axis=(1, 2))
             rung = result.rung if role == CHAMPION_ROLE else np.zeros_like(result.rung)
             number = model.manifest.version if model else 0

@@ -37,7 +37,7 @@ def places(published: Sequence[float], among: Sequence[float]) -> list[int]:
     return [list(among).index(level) for level in published]
 
 
-def spread(among: Sequence[float]) -> list[int]:
+def spread_places(among: Sequence[float]) -> list[int]:
     """Return where the low end of the interval, the median and the high end stand among modelled quantiles.
 
     Where all lie on one side of the median, it is an end itself.

@@ -44,7 +44,7 @@ def test_what_is_modelled_ascends_and_holds_the_median_and_all_that_is_asked_for
     modelled = quantiles.modelled(asked)
     assert list(modelled) == sorted({*asked, 0.5})
     assert tuple(modelled[place] for place in quantiles.places(asked, modelled)) == asked
-    low, median, high = (modelled[place] for place in quantiles.spread(modelled))
+    low, median, high = (modelled[place] for place in quantiles.spread_places(modelled))
     assert low == modelled[0] <= median == 0.5 <= modelled[-1] == high
 
 
@@ -76,7 +76,7 @@ def test_every_rung_forecasts_any_set_ascending_around_the_same_median(
         )
         assert np.isfinite(made.load_kw).all()
         assert (np.diff(made.load_kw, axis=2) >= 0).all()
-        median = made.load_kw[..., quantiles.spread(quantiles.modelled(asked))[1]]
+        median = made.load_kw[..., quantiles.spread_places(quantiles.modelled(asked))[1]]
         np.testing.assert_allclose(median, usual.load_kw[..., 1], rtol=1e-6)
 
 
@@ -86,12 +86,12 @@ def test_calibration_keeps_the_median_and_the_order_of_any_set(asked: quantiles.
     modelled, knots, row = quantiles.modelled(asked), (1, 6, 24, 48), np.zeros(1, dtype=np.int64)
     kw = _simple_kw(modelled)
     calibration, rng = Calibration(knots, modelled, 3600), np.random.default_rng(seed)
-    spread = kw[0, np.array(knots) - 1][:, quantiles.spread(modelled)]
+    spread = kw[0, np.array(knots) - 1][:, quantiles.spread_places(modelled)]
     for _ in range(40):
         for knot in range(len(knots)):
             calibration.learn(0, row, np.array([knot]), rng.gamma(1, 2, 1), spread[[knot]])
     moved = calibration.apply(kw, np.zeros(1, dtype=np.int8), row, np.zeros(1))
-    middle = quantiles.spread(modelled)[1]
+    middle = quantiles.spread_places(modelled)[1]
     np.testing.assert_array_equal(moved[..., middle], kw[..., middle])
     assert (np.diff(moved, axis=2) >= 0).all()
     calibration.put(0, row, fresh(1, len(knots)))

@@ -172,8 +172,8 @@ def test_other_quantiles_are_interpolated_and_never_below_the_floor(shipped: Sta
 
 
 def test_a_starter_of_another_step_or_with_a_changed_byte_does_not_serve(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="step_s is 3600, this edge forecasts 900"):
-        shipping.load(step_s=900)
+    with pytest.raises(ModelRefused, match="step_s is 3600, this edge forecasts 2700"):
+        shipping.load(step_s=2700)
     for name in (shipping.MODEL_FILE, shipping.MANIFEST_FILE, shipping.JUDGED_FILE):
         shutil.copy(shipping.FOLDER / name, tmp_path)
     packed = bytearray((tmp_path / shipping.MODEL_FILE).read_bytes())
@@ -184,4 +184,4 @@ def test_a_starter_of_another_step_or_with_a_changed_byte_does_not_serve(tmp_pat
     (tmp_path / shipping.JUDGED_FILE).unlink()
     with pytest.raises(ModelRefused, match="the starter cannot be read"):
         shipping.load(step_s=3600, folder=tmp_path)
-    assert shipping.shipped(step_s=900) is None
+    assert shipping.shipped(step_s=2700) is None
