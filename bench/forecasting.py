@@ -59,8 +59,9 @@ def run(
         folder = Path(name)
         write_state(folder, params, meters=meters, weeks=weeks, end=END, delivered=END)
         store = Store(folder, iso(END * HOUR_US))
-        node = build_node(params, store, ArtifactFolder(folder / "models"))
-        _install(node, trees)
+        artifacts = ArtifactFolder(folder / "models")
+        node = build_node(params, store, artifacts)
+        _install(node, artifacts, trees)
         with _onnx_timed() as spent:
             times = [_round(node, meters, number, spent) for number in range(rounds + 1)][1:]
         store.close()
@@ -89,7 +90,7 @@ def _beside_mlforecast(own: Figure, meters: int, weeks: int, trees: int) -> Figu
     return replace(own, against=title, ratio=round(own.value / theirs, 3), conditions=conditions)
 
 
-def _install(node: Node, trees: int) -> None:
+def _install(node: Node, folder: ArtifactFolder, trees: int) -> None:
     """Bring a model in as messages would; it is loaded at once, and not tried out aside."""
     manifest, chunks = small_manifest(trees=trees, expires=in_a_month())
     wall_us = to_us(wall_now())
@@ -98,7 +99,7 @@ def _install(node: Node, trees: int) -> None:
     for number, chunk in enumerate(chunks):
         effects = node.handle(ChunkArrived(manifest.sha256, number, chunk), wall_us)
     while asked := [effect for effect in effects if isinstance(effect, Unpack | Prove)]:
-        answer = answer_to(asked[0], lambda _: None, partial(load, wanted=wanted_of(node.params)))
+        answer = answer_to(asked[0], folder, partial(load, wanted=wanted_of(node.params)))
         effects = node.handle(answer, wall_us)
     if node.models.champion is None:
         raise BenchFailed("forecasting: the edge refused the bench's model")
@@ -113,7 +114,7 @@ def _round(node: Node, meters: int, number: int, spent: list[float]) -> RoundTim
     while node.busy:  # it makes no more at once than memory should hold
         effects += node.handle(Tick(caught_up=True), now_us)
     seconds = time.process_time() - began_s
-    made = sum(isinstance(effect, Publish) for effect in effects)
+    made = sum(isinstance(effect, Publish) and effect.forecast is not None for effect in effects)
     if made != meters:
         raise BenchFailed(f"forecasting: {made} forecasts of {meters} meters in a round")
     return RoundTime(seconds, sum(spent))

@@ -30,8 +30,8 @@ class ArtifactFolder:
         return self._folder / f"{sha256}{ending}"
 
     def has(self, sha256: str) -> bool:
-        """Whether a file bears its name; whether it is whole shows when it is read."""
-        return self._path(sha256).exists()
+        """Whether there is a file or are chunks of it; whether they are whole shows when they are read."""
+        return self._path(sha256).exists() or self._path(sha256, CHUNKS).exists()
 
     def read(self, sha256: str) -> bytes | None:
         """The artifact's bytes, or None when it is not here or no longer what its name says."""

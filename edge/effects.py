@@ -10,6 +10,8 @@ from shared.errors import ModelRefused
 from shared.manifest import Manifest
 from shared.packets import Incoming
 
+Found = bytes | ModelRefused | dict[int, bytes]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadingsArrived:
@@ -90,10 +92,10 @@ class ChunkArrived:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What `Unpack` found: the artifact, what is wrong with its chunks, or None: the file on disk is not whole."""
+    """What `Unpack` found: the artifact, or what is wrong with its chunks, or those of them that are on disk."""
 
     manifest: Manifest
-    found: bytes | ModelRefused | None
+    found: Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class KeepChunk:
 
 @dataclass(frozen=True, slots=True)
 class Unpack:
-    """Find out aside, while forecasts go on, what an artifact's chunks make, or for None its file; see `Unpacked`."""
+    """Find out aside, while forecasts go on, what these chunks make, or for None what is on disk; see `Unpacked`."""
 
     manifest: Manifest
     chunks: tuple[bytes, ...] | None

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final
 
 from edge.admission import CHAMPION, Accepted, Here, admit
-from edge.effects import Effect, KeepArtifacts, Publish, Subscribe
+from edge.effects import Effect, Found, KeepArtifacts, Publish, Subscribe
 from edge.forecaster import NO_MODEL_YET, Lineup
 from edge.inference import Predictor
 from edge.kept import Entry, Kept
@@ -250,7 +250,7 @@ class Models:
         """Take one chunk of an artifact."""
         return self.underway.on_chunk(sha256, number, payload, _text(now))
 
-    def on_unpacked(self, manifest: Manifest, found: bytes | ModelRefused | None, now: datetime) -> list[Effect]:
+    def on_unpacked(self, manifest: Manifest, found: Found, now: datetime) -> list[Effect]:
         """Take up what an artifact's chunks, or its file, turned out to be."""
         return self.underway.on_unpacked(manifest, found, _text(now))
 

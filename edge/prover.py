@@ -12,27 +12,28 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from edge.effects import ModelFailed, ModelProven, Prove, Unpack, Unpacked
+from edge.artifacts import ArtifactFolder
+from edge.effects import Found, ModelFailed, ModelProven, Prove, Unpack, Unpacked
 from edge.inference import Predictor
+from edge.transfer import fitting
 from shared.errors import ModelRefused
 from shared.manifest import Manifest, unpack
 from shared.refusals import Cause
 
 log = logging.getLogger(__name__)
 
-ReadArtifact = Callable[[str], bytes | None]  # by sha256; None when it is not on disk, or damaged
 TryOut = Callable[[bytes, Manifest], Predictor]
 Question = Unpack | Prove
 Answer = Unpacked | ModelProven | ModelFailed
 STOP_S: Final = 2.0  # a proof under way at the end may take longer: nobody waits for it
 
 
-def answer_to(question: Question, read: ReadArtifact, try_out: TryOut) -> Answer:
+def answer_to(question: Question, folder: ArtifactFolder, try_out: TryOut) -> Answer:
     """Do what is asked here and now; whatever goes wrong is the model's failure."""
     try:
         match question:
             case Unpack(manifest, chunks):
-                return Unpacked(manifest, read(manifest.sha256) if chunks is None else unpack(manifest, chunks))
+                return Unpacked(manifest, _kept(manifest, folder) if chunks is None else unpack(manifest, chunks))
             case Prove(manifest, artifact):
                 return ModelProven(manifest, try_out(artifact, manifest))
     except ModelRefused as refused:
@@ -43,6 +44,12 @@ def answer_to(question: Question, read: ReadArtifact, try_out: TryOut) -> Answer
         return _failed(question, ModelRefused(Cause.CRASHED, text))
 
 
+def _kept(manifest: Manifest, folder: ArtifactFolder) -> Found:
+    """The artifact that is on disk, else its chunks, as far as either is what it was."""
+    artifact = folder.read(manifest.sha256)
+    return artifact if artifact is not None else fitting(manifest, folder.chunks(manifest.sha256))
+
+
 def _failed(question: Question, refused: ModelRefused) -> Answer:
     unpacked = isinstance(question, Unpack)
     return Unpacked(question.manifest, refused) if unpacked else ModelFailed(question.manifest, refused)
@@ -51,8 +58,8 @@ def _failed(question: Question, refused: ModelRefused) -> Answer:
 class Prover:
     """The thread and its two queues."""
 
-    def __init__(self, read: ReadArtifact, try_out: TryOut) -> None:
-        self._read = read
+    def __init__(self, folder: ArtifactFolder, try_out: TryOut) -> None:
+        self._folder = folder
         self._try_out = try_out
         self._questions: SimpleQueue[Question | None] = SimpleQueue()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
@@ -82,4 +89,4 @@ class Prover:
 
     def _work(self) -> None:
         while (question := self._questions.get()) is not None:
-            self._answers.put(answer_to(question, self._read, self._try_out))
+            self._answers.put(answer_to(question, self._folder, self._try_out))

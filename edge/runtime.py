@@ -78,7 +78,7 @@ class Runtime:
         self._edge = edge
         self._node = edge.node
         self._connection = edge.connection
-        self._prover = Prover(edge.artifacts.read, edge.try_out)
+        self._prover = Prover(edge.artifacts, edge.try_out)
         self._stop = threading.Event()
         self._unsaved: dict[str, SaveArtifact] = {}  # by sha256, for want of room
         self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()

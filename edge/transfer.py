@@ -30,6 +30,18 @@ def of_same_chunks(one: Manifest, other: Manifest) -> bool:
     return (one.sha256, one.size, one.chunk_sha256) == (other.sha256, other.size, other.chunk_sha256)
 
 
+def fitting(manifest: Manifest, kept: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Of the chunks that an earlier process kept, by number, those that are still what the manifest says."""
+    return {number: chunk for number, chunk in kept.items() if _fits(manifest, number, chunk)}
+
+
+def _fits(manifest: Manifest, number: int, chunk: bytes) -> bool:
+    if not 0 <= number < manifest.chunks:
+        return False
+    length = min(CHUNK_BYTES, manifest.compressed_size - number * CHUNK_BYTES)
+    return len(chunk) == length and digest_of(chunk) == manifest.chunk_sha256[number]
+
+
 @dataclass(slots=True)
 class Transfer:
     """An artifact's manifest and the chunks so far."""
@@ -44,29 +56,16 @@ class Transfer:
         """Whether these are the pieces that it names, too: another zlib packs the same artifact otherwise."""
         return of_same_chunks(self.manifest, manifest)
 
-    def resume(self, kept: Mapping[int, bytes]) -> None:
-        """Take up the chunks that an earlier process kept, those that are still what they were."""
-        for number, chunk in kept.items():
-            if self._fits(number, chunk):
-                self.chunks[number] = chunk
-
     def offer(self, number: int, chunk: bytes) -> Offered:
         """Take a chunk that has come, if it is one of these."""
         if not chunk or not 0 <= number < self.manifest.chunks or number in self.chunks:
             return Offered.IGNORED
-        if not self._fits(number, chunk):
+        if not _fits(self.manifest, number, chunk):
             self.bad += 1
             return Offered.BAD
         self.chunks[number] = chunk
         self.moves = True
         return Offered.TAKEN
-
-    def _fits(self, number: int, chunk: bytes) -> bool:
-        manifest = self.manifest
-        if not 0 <= number < manifest.chunks:
-            return False
-        length = min(CHUNK_BYTES, manifest.compressed_size - number * CHUNK_BYTES)
-        return len(chunk) == length and digest_of(chunk) == manifest.chunk_sha256[number]
 
     @property
     def missing(self) -> list[int]:

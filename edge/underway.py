@@ -1,7 +1,7 @@
 """Models that are awaited: their artifacts are fetched in chunks or read from disk, unpacked, and tried out.
 
     awaited ─┬─ Subscribe ─► chunks ─┬─ Unpack ─► Unpacked ── Prove ─► ModelProven ─► runs (edge/models.py)
-             └─ on disk already ─────┘                            └──► ModelFailed ─► refused
+             └─ on disk, in part ────┘                            └──► ModelFailed ─► refused
 
 Invariants: what is awaited was admitted (edge/admission.py) and does not run yet; nothing is inflated, read whole or
 tried out here, where forecasts would have to wait for it, but in a thread aside (edge/prover.py); one proof is under
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from edge.effects import Effect, KeepChunk, Prove, SaveArtifact, Subscribe, Unpack, Unsubscribe
+from edge.effects import Effect, Found, KeepChunk, Prove, SaveArtifact, Subscribe, Unpack, Unsubscribe
 from edge.refused import Refused
 from edge.transfer import Offered, Transfer, of_same_chunks
 from shared.errors import ModelRefused
@@ -27,13 +27,10 @@ class Shelf(Protocol):
     """What is on disk of artifacts."""
 
     def has(self, sha256: str) -> bool:
-        """Whether there is a file of it; whether that is whole shows when it is read."""
+        """Whether there is a file or are chunks of it; whether they are whole shows when they are read."""
 
     def read(self, sha256: str) -> bytes | None:
         """The artifact, or None when it is not here or damaged."""
-
-    def chunks(self, sha256: str) -> Mapping[int, bytes]:
-        """The chunks that were kept of an artifact on its way."""
 
 
 class Underway:
@@ -110,14 +107,17 @@ class Underway:
 
     # -- chunks ----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, manifest: Manifest) -> list[Effect]:
+    def _fetch(self, manifest: Manifest, kept: Mapping[int, bytes] | None = None) -> list[Effect]:
+        """Ask for its chunks, but for those that were `kept` on disk and fit."""
         sha256 = manifest.sha256
-        known = self._transfers.get(sha256)
-        if known is None or not known.is_of(manifest):
-            self._transfers[sha256] = Transfer(manifest, asked=known.asked if known else set())
-            self._transfers[sha256].resume(self._shelf.chunks(sha256))
-        self._transfers[sha256].manifest = manifest  # the newest: what was claimed before is wanted no more
-        return [Subscribe(one) for one in self._transfers[sha256].wanted_filters(self._topics.root)]
+        transfer = self._transfers.get(sha256)
+        if transfer is None or not transfer.is_of(manifest):
+            transfer = Transfer(manifest, dict(kept or {}), asked=transfer.asked if transfer else set())
+            self._transfers[sha256] = transfer
+        transfer.manifest = manifest  # the newest: what was claimed before is wanted no more
+        if not transfer.missing:
+            return self._end_whole(transfer)
+        return [Subscribe(one) for one in transfer.wanted_filters(self._topics.root)]
 
     def on_chunk(self, sha256: str, number: int, payload: bytes, at: str) -> list[Effect]:
         """Take one chunk; after the last one it is found out what they make together."""
@@ -132,9 +132,10 @@ class Underway:
             self._refused.note(transfer.manifest, wrong, at)
         if offered is not Offered.TAKEN:
             return []
-        if transfer.missing:
-            return [KeepChunk(sha256, number, payload)]
-        return [*self._end_transfer(sha256), *self._unpack(transfer.manifest, transfer.in_order())]
+        return [KeepChunk(sha256, number, payload)] if transfer.missing else self._end_whole(transfer)
+
+    def _end_whole(self, transfer: Transfer) -> list[Effect]:
+        return [*self._end_transfer(transfer.manifest.sha256), *self._unpack(transfer.manifest, transfer.in_order())]
 
     def stalled(self) -> list[Effect]:
         """Ask again for what is missing of artifacts of which nothing came of late."""
@@ -155,17 +156,23 @@ class Underway:
         self._unpacking.add(manifest.sha256)
         return [Unpack(manifest, chunks)]
 
-    def on_unpacked(self, manifest: Manifest, found: bytes | ModelRefused | None, at: str) -> list[Effect]:
-        """Try out an artifact that is what it should be; None is one whose file on disk is not: it is fetched."""
+    def on_unpacked(self, manifest: Manifest, found: Found, at: str) -> list[Effect]:
+        """Try out an artifact that is what it should be; of one that is on disk in part or not at all, fetch the rest.
+
+        Meanwhile the same artifact may have come to be awaited in other pieces.
+        """
         sha256 = manifest.sha256
         self._unpacking.discard(sha256)
         if isinstance(found, ModelRefused):
             self._refuse_chunks(manifest, found, at)
-        elif found is not None and self._is_awaited(sha256):
+        elif isinstance(found, bytes) and self._is_awaited(sha256):
             self._ready[sha256] = found
-        # Of one artifact, other chunks may be awaited meanwhile.
+        kept = found if isinstance(found, dict) else {}
         missing = [one for one in self.awaited.values() if one.sha256 == sha256 and sha256 not in self._ready]
-        return [*(effect for one in missing for effect in self._fetch(one)), *self.prove_next()]
+        asked = [
+            effect for one in missing for effect in self._fetch(one, kept if of_same_chunks(one, manifest) else None)
+        ]
+        return [*asked, *self.prove_next()]
 
     def _refuse_chunks(self, manifest: Manifest, refused: ModelRefused, at: str) -> None:
         """The chunks are what was signed and make something else: whatever else is claimed of them, it is in vain."""

@@ -122,7 +122,7 @@ class EdgeAtDesk:
     def prove(self, wall_us: int = START_US) -> None:
         """Answer what was asked first, without a process for it: whether that holds is for test_gate.py."""
         load_it = partial(load, wanted=wanted_of(self.params))
-        answer = answer_to(self.asked.pop(0), self.artifacts.read, load_it)
+        answer = answer_to(self.asked.pop(0), self.artifacts, load_it)
         self.tell_at_once(answer, wall_us)
 
     def tell_at_once_and_believe(self, wall_us: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.artifacts import ArtifactFolder
-from edge.transfer import FEW, Offered, Transfer
+from edge.transfer import FEW, Offered, Transfer, fitting
 from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Manifest, Packed, digest_of, pack, unpack
 from tests.unit.test_admission import CLAIMS
@@ -65,8 +65,7 @@ def test_chunks_kept_on_disk_are_taken_up_and_those_damaged_there_are_not(tmp_pa
         folder.keep_chunk(PACKED.sha256, number, PACKED.chunks[number])
     folder.keep_chunk(PACKED.sha256, 99, b"of another")
     (tmp_path / f"{PACKED.sha256}.chunks" / "1").write_bytes(b"torn")
-    transfer = Transfer(_manifest())
-    transfer.resume(folder.chunks(PACKED.sha256))
+    transfer = Transfer(_manifest(), fitting(_manifest(), folder.chunks(PACKED.sha256)))
     assert transfer.missing == [1, 2]
 
 
