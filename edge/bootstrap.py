@@ -23,6 +23,7 @@ from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
 from edge.prover import TryOut
+from edge.restoring import is_wanted
 from edge.rounds import METERS_AT_ONCE
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
@@ -137,7 +138,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
         clock=clock,
         arrivals=store.arrivals,
         new_id=new_epoch,
-        restore_wanted=facts.get("restore") != "done" and (site.empty or facts.get("restore") == "wanted"),
+        restore_wanted=is_wanted(facts, empty=site.empty),
     )
     if "models" in facts:
         _resume(models, facts["models"], store, site)
