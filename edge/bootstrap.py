@@ -25,11 +25,12 @@ from edge.node import Node
 from edge.prover import TryOut
 from edge.restoring import is_wanted
 from edge.rounds import METERS_AT_ONCE
+from edge.schema import new_epoch
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.siteclock import SiteClock
 from edge.starter import Starter, shipped
-from edge.store import Store, new_epoch
+from edge.store import Store
 from edge.uplink import UplinkLedger
 from shared import __version__
 from shared.calendars import site_calendar
