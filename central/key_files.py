@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.clock import iso, to_us
+from shared.durable import sync
 from shared.errors import MetercastError
 from shared.signing import SigningKey, TrustedKey
 
@@ -129,7 +130,7 @@ def destroy(path: Path) -> None:
             os.fsync(file.fileno())
         path.unlink(missing_ok=True)
         public_path(path).unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise MetercastError(
             f"{path}: {error.strerror}; the key signs no more, but this is left of it: destroy it where it comes from"
@@ -149,15 +150,7 @@ def write_new(path: Path, content: bytes, *, mode: int) -> None:
         os.link(fresh, path)  # unlike a rename, never over another file
     finally:
         fresh.unlink()
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _told(path: Path) -> dict[str, str]:

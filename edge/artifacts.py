@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from shared.durable import sync
 from shared.manifest import digest_of
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,4 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

@@ -23,12 +23,14 @@ from edge.meters import NO_INSTANT
 from edge.models import Models
 from edge.node import Node
 from edge.prover import TryOut
+from edge.restoring import is_wanted
 from edge.rounds import METERS_AT_ONCE
+from edge.schema import new_epoch
 from edge.scoring import Scoreboard
 from edge.site import SiteState, grid_rules
 from edge.siteclock import SiteClock
 from edge.starter import Starter, shipped
-from edge.store import Store, new_epoch
+from edge.store import Store
 from edge.uplink import UplinkLedger
 from shared import __version__
 from shared.calendars import site_calendar
@@ -137,7 +139,7 @@ def build_node(params: Params, store: Store, artifacts: ArtifactFolder, *, start
         clock=clock,
         arrivals=store.arrivals,
         new_id=new_epoch,
-        restore_wanted=facts.get("restore") != "done" and (site.empty or facts.get("restore") == "wanted"),
+        restore_wanted=is_wanted(facts, empty=site.empty),
     )
     if "models" in facts:
         _resume(models, facts["models"], store, site)

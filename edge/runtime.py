@@ -46,8 +46,8 @@ from edge.effects import (
 )
 from edge.incumbent import LOOK_S, STATUS_EVERY_S, another_lived, require_free, require_not_replaced
 from edge.metrics import serve
+from edge.outbox import is_sound
 from edge.prover import Prover
-from edge.store import is_sound
 from shared import __version__
 from shared.clock import to_us, wall_now
 from shared.errors import StateDamaged, StateError

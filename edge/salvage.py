@@ -12,7 +12,6 @@ something else are never used again.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Final, Literal
 
 from edge.pages import LOG_SUFFIX, log_of, read_log
 from edge.rescue import SMALLEST_BYTES, Rescued, Table, connect_read_only, rescue, table_names
+from shared.durable import sync
 from shared.errors import MessageRefused, StateError
 from shared.messages import MAX_UPLINK_JSON_BYTES, inflate
 
@@ -240,8 +240,8 @@ def _move(folder: Path, aside: Path) -> None:
     for suffix in ("", *_COMPANIONS):
         with suppress(FileNotFoundError):
             (folder / (DATABASE + suffix)).rename(aside / (DATABASE + suffix))
-    _sync(aside)
-    _sync(folder)
+    sync(aside)
+    sync(folder)
 
 
 def _rebuilt(aside: Path, folder: Path, create: Fill, renew: Fill) -> Rescue:
@@ -281,11 +281,11 @@ def _build(folder: Path, create: Fill, fill: Fill | None = None) -> None:
         create(db)
         if fill is not None:
             fill(db)
-    _sync(building)
+    sync(building)
     for suffix in _COMPANIONS:
         (folder / (DATABASE + suffix)).unlink(missing_ok=True)
     building.replace(folder / DATABASE)
-    _sync(folder)
+    sync(folder)
 
 
 def _has_traces(folder: Path) -> bool:
@@ -334,13 +334,5 @@ def _mark(folder: Path, text: str) -> None:
     path = folder / _MARK
     if _read(path) != text:
         path.write_text(text, encoding="utf-8")
-        _sync(path)
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
+        sync(folder)

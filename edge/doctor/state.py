@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from edge.doctor.wording import counted, size
 from edge.salvage import DATABASE
-from edge.store import SCHEMA_VERSION
+from edge.schema import SCHEMA_VERSION
 from shared.findings import Finding, note, ok, to_mend
 from shared.params import Params
 

@@ -41,8 +41,9 @@ from edge.effects import (
 from edge.incumbent import another_lived
 from edge.meters import NO_INSTANT
 from edge.node import Node
+from edge.outbox import is_sound
 from edge.salvage import DATABASE
-from edge.store import Store, is_sound
+from edge.store import Store
 from shared import __version__
 from shared.clock import SECOND_US, iso
 from shared.errors import MessageRefused, StateDamaged, StateError

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from edge.pages import PAGE_BYTES, Pages, log_of
 from edge.salvage import DATABASE
-from edge.store import create_state
+from edge.schema import create_state
 from shared.errors import MessageRefused
 from shared.messages import MAX_UPLINK_JSON_BYTES, Uplink, inflate
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge.effects import ForecastsConfirmed, Publish, ReadingsArrived, RestoreArrived, Tick
+from edge.outbox import LETTERS
 from edge.siteclock import BELIEVED_AFTER_US, MINUTE_US, SiteClock
-from edge.store import LETTERS
 from shared.clock import DAY_US, HOUR_US, iso
 from shared.messages import MAX_REASON, Status, Uplink
 from shared.packets import Incoming

@@ -16,7 +16,7 @@ from edge.covariates import KEPT_US
 from edge.effects import ChunkArrived, Commit, CovariatesArrived, DesiredArrived
 from edge.rescue import rescue
 from edge.salvage import DATABASE
-from edge.store import create_state
+from edge.schema import create_state
 from shared.clock import DAY_US, HOUR_US, iso
 from shared.covariates import MAX_NAMES
 from shared.manifest import pack

@@ -13,7 +13,7 @@ from edge.calibration import Source
 from edge.changes import Changes
 from edge.rescue import rescue
 from edge.salvage import DATABASE
-from edge.store import create_state
+from edge.schema import create_state
 from shared.calibration import fresh
 from shared.errors import StateError
 from shared.standing import RECORD, reason_of

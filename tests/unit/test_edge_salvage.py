@@ -15,7 +15,8 @@ import pytest
 from edge import salvage
 from edge.pages import PAGE_BYTES, Pages, log_of, read_log
 from edge.salvage import DATABASE, QUARANTINES_AT_MOST, Rescue, examine, open_or_rescue
-from edge.store import SCHEMA_VERSION, Store
+from edge.schema import SCHEMA_VERSION
+from edge.store import Store
 from shared.clock import HOUR_US, iso
 from shared.errors import StateError
 from tests.unit import damaged_state
