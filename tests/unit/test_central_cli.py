@@ -139,7 +139,7 @@ def test_one_version_is_shown_with_what_each_site_says(folder: Path, capsys: pyt
     answers = json.loads(capsys.readouterr().out)["answers"]
     assert sorted((row["told"], row["answer"]) for row in answers) == [(2, "running")]
     assert models(folder, "show", "2") == ExitCode.OK
-    assert ": running (told 2)" in capsys.readouterr().out
+    assert "1 site running (told 2): s" in capsys.readouterr().out
     assert models(folder, "show", "9") == ExitCode.FAILED
     assert "version 9 is unknown here" in capsys.readouterr().err
 
