@@ -268,7 +268,7 @@ def test_every_alert_goes_by_a_metric_that_there_is(shell: Shell) -> None:
     shell.metrics.count_refusal("a word of tomorrow")
     known = {sample.name for family in shell.metrics.registry.collect() for sample in family.samples}
     assert named <= known
-    assert len(rules) == len({rule["alert"] for rule in rules}) == 5
+    assert len(rules) == len({rule["alert"] for rule in rules}) == 6
 
 
 def block(shell: Shell) -> None:

@@ -118,12 +118,15 @@ def stopped(folder: Path) -> Counter:
 
 
 def test_who_stops_a_version_is_told_that_it_is_over_and_what_brings_the_next(tmp_path: Path) -> None:
+    following = (
+        "the next model comes with a training, which starts when forecasts drift, or at 2013-04-01T00:00:00Z by age "
+        "(training.every); `central train` makes one now"
+    )
     assert stopped(tmp_path).order("stop").splitlines() == [
         "the rollout is stopped; that is, once `central run` is up again here",
         "version 2 does not go out again by itself: versions only rise",
         "until `central models resume` nothing goes out",
-        "the next model comes with a training, which starts when forecasts drift, or at 2013-04-01T00:00:00Z by age "
-        "(training.every); `central train` makes one now",
+        following,
     ]
 
 
