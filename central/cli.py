@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     keys_command.add_to(commands, common, _common(nested=True), run=_keys)
     _add_explain(commands, common)
     doctor = commands.add_parser(
-        "doctor", parents=[common], help="check broker, record, MLflow and keys, and say what to mend"
+        "doctor", parents=[common], help="check broker, record, disk, MLflow and keys, and say what to mend"
     )
     doctor.set_defaults(command=_doctor)
     return parser

@@ -108,23 +108,32 @@ class Keyring:
         return write_key(path, key, _told(wall))
 
     def retire(self, named: str, wall: datetime, *, force: bool = False) -> RetiredKey:
-        """Destroy the private part of a key, named by its id or the beginning of it, and keep its public line.
+        """Destroy the private part of a key, named by its id, the beginning of it, or its file; keep its public line.
 
-        Raises MetercastError for a key that is not here and, unless `force`, for the last one that signs.
+        A file is what names a key that `keys.private` named before, and names no more. Raises MetercastError for a key
+        that is not here and, unless `force`, for the last one that signs.
         """
-        held = self.held()
-        file = _one_of((*held.active, *held.idle, *held.undead), named)
+        held, path = self.held(), Path(named).expanduser()
+        file = KeyFile.read(path) if path.is_file() else _one_of((*held.active, *held.idle, *held.undead), named)
         if [active.id for active in held.active] == [file.id] and not force:
             raise MetercastError(
-                f"keys: {file.id} is the last key that signs, and without one no model goes out; make and trust "
-                "another first (`central keys new`), or say --force"
+                f"keys: {file.id} is the last key that signs, and without one no model goes out; {self._first()}"
             )
         note = self.folder / f"{file.id}{RETIRED}"
         _keep(note, f"{file.line} retired {_told(wall)}\n")
-        for copy in self.held().undead:
-            if copy.id == file.id:
-                destroy(copy.path)
+        copies = [copy.path for copy in self.held().undead if copy.id == file.id]
+        for copy in dict.fromkeys([file.path, *copies]):
+            destroy(copy)
         return RetiredKey.read(note)
+
+    def _first(self) -> str:
+        """What to do before the last key that signs is retired."""
+        if self.private is None:
+            return "make and trust another first (`central keys new`), or say --force"
+        return (
+            "make another first (`central keys new --out FILE`), trust it, let keys.private name it, and retire this "
+            f"one by its file, {self.private}; or say --force"
+        )
 
 
 def _told(instant: datetime) -> str:

@@ -30,7 +30,8 @@ ABOUT: Final = (
 )
 ROTATE: Final = (
     "To change keys without a gap: make a new one, trust both at every edge, retire the old one, and take it out of "
-    "keys.trusted."
+    "keys.trusted. Where keys.private names the key: make the new one with --out, let keys.private name it once it is "
+    "trusted, and retire the old one by its file."
 )
 NEW: Final = (
     "Make a key, readable by its owner only, in the folder `keys` of central.work_dir, or the very file that "
@@ -62,7 +63,7 @@ def add_to(
     new.add_argument("--out", type=Path, metavar="FILE", help="make this file; it signs once keys.private names it")
     _verb(verbs, nested, "list", "all keys, retired ones last (the default)", ABOUT)
     retire = _verb(verbs, nested, "retire", "destroy a private key; its public line stays in the list", RETIRE)
-    retire.add_argument("id", metavar="ID", help="the key's id, or the beginning of it")
+    retire.add_argument("id", metavar="ID", help="the key's id, the beginning of it, or the file of its private part")
     retire.add_argument("--force", action="store_true", help=FORCE)
 
 

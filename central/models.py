@@ -12,13 +12,16 @@ from central import orders
 from central.bootstrap import open_registry, work_folder
 from central.delivery import load_rollout
 from central.keyring import Keyring
+from central.models_page import page
 from central.models_table import answers, manifest_known, row, table, versions
+from central.next_model import Trained, next_model
 from central.rollout_events import Verb
 from central.rollout_state import RolloutState
 from central.steering import objection, on_order
-from central.trainings import FLEET, Result, results_in
+from central.trainings import FLEET, Result, results_in, starts_in, trained_until_us, trainings_in
 from central.transitions import newest_begun
 from central.work import WorkFolder
+from shared.clock import to_us
 from shared.errors import MetercastError
 from shared.params import Params
 
@@ -31,14 +34,14 @@ _DONE = {
 _HALTS = {"pause": "the rollout is paused", "resume": "the rollout goes on", "stop": "the rollout is stopped"}
 
 
-def listed(params: Params, *, as_json: bool) -> str:
+def listed(params: Params, *, as_json: bool, wall: datetime) -> str:
     """Accepted models, how far each got and where it runs, as a table or JSON."""
     work = work_folder(params)
     state, results = load_rollout(work), _accepted(work)
     rows = [row(version, results, state, params.rollout) for version in versions(results, state)]
     if as_json:
         return json.dumps(rows, indent=1)
-    return "\n".join([*table(rows), *_remarks(params, work, state, results)])
+    return "\n".join([*table(rows), *_remarks(params, work, state, results, wall)])
 
 
 def shown(params: Params, version: int, *, as_json: bool) -> str:
@@ -48,10 +51,10 @@ def shown(params: Params, version: int, *, as_json: bool) -> str:
     if version not in versions(results, state):
         raise MetercastError(f"models: version {version} is unknown here; `central models` lists those that are known")
     manifest = manifest_known(version, results, state)
-    page: dict[str, Any] = row(version, results, state, params.rollout)
-    page["ended"] = [end.model_dump(mode="json") for end in state.ended if end.version == version]
-    page["answers"] = answers(manifest, state) if manifest is not None else []
-    return json.dumps(page, indent=1) if as_json else _page(page)
+    shown: dict[str, Any] = row(version, results, state, params.rollout)
+    shown["ended"] = [end.model_dump(mode="json") for end in state.ended if end.version == version]
+    shown["answers"] = answers(manifest, state) if manifest is not None else []
+    return json.dumps(shown, indent=1) if as_json else page(shown)
 
 
 def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wall: datetime) -> str:
@@ -62,15 +65,45 @@ def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wa
         version = newest_begun(state) or None
     left = orders.Order(verb=verb, version=version, to=to)
     try:
-        wrong = objection(state, orders.ordered(work, left))
+        ordered = orders.ordered(work, left)
     except orders.NoTarget as error:
         raise MetercastError(f"models: {error}") from error
+    wrong = objection(state, ordered)
     if wrong:
         raise MetercastError(f"models: {wrong}")
+    after, _ = on_order(state, ordered, None)
     orders.leave(work, left, wall)
     told = _HALTS.get(verb) or f"version {version} {_DONE[verb]}" + (f" to version {to}" if to is not None else "")
-    return f"{told}; " + (
-        "`central run` sees to it" if work.is_held else "that is, once `central run` is up again here"
+    whether = "`central run` sees to it" if work.is_held else "that is, once `central run` is up again here"
+    following = next_model(after, _trained(params, wall), params.training)
+    return "\n".join([f"{told}; {whether}", *_aftermath(state, after, following)])
+
+
+def _aftermath(before: RolloutState, after: RolloutState, following: str) -> list[str]:
+    """What an order ends for good, and what comes after it."""
+    over = [
+        ended.version
+        for ended in after.ended
+        if ended not in before.ended and ended.state not in ("passed", "superseded")
+    ]
+    if not over:
+        return []
+    lines = [f"version {version} does not go out again by itself: versions only rise" for version in over]
+    if after.stopped:
+        lines.append("until `central models resume` nothing goes out")
+    return [*lines, following] if following else lines
+
+
+def _trained(params: Params, wall: datetime) -> Trained:
+    """What the work folder tells of trainings."""
+    work = work_folder(params)
+    state, trainings = load_rollout(work), trainings_in(work.trainings)
+    seen = [site.seen_us for site in state.sites.values() if site.seen_us is not None]
+    return Trained(
+        None if state.champion is None else trained_until_us(work.trainings, state.champion),
+        max(starts_in(work.trainings), default=None),
+        any(not training.taken and training.runs for training in trainings),
+        to_us(wall) if params.clock == "wall" else max(seen, default=None),
     )
 
 
@@ -107,36 +140,19 @@ def _accepted(work: WorkFolder) -> list[Result]:
     return [result for _, result in results_in(work.trainings) if result.version is not None]
 
 
-def _remarks(params: Params, work: WorkFolder, state: RolloutState, results: Sequence[Result]) -> list[str]:
-    """What holds everything up, if anything does."""
+def _remarks(
+    params: Params, work: WorkFolder, state: RolloutState, results: Sequence[Result], wall: datetime
+) -> list[str]:
+    """What holds everything up, if anything does, and what comes next where nothing is coming."""
     remarks = []
     if state.stopped or state.paused:
         remarks.append(f"the rollout is {'stopped' if state.stopped else 'paused'}: `central models resume`")
     if not versions(results, state):
         remarks.append("no model was accepted yet")
+    following = next_model(state, _trained(params, wall), params.training)
+    if following:
+        remarks.append(following)
     missing = Keyring.of(params, work).missing()
     if missing:
         remarks.append(missing)
     return remarks
-
-
-def _page(page: dict[str, Any]) -> str:
-    shown = {name: value for name, value in page.items() if value not in (None, "", [], ())}
-    told, ended = shown.pop("answers", []), shown.pop("ended", [])
-    width = max(map(len, shown))
-    lines = [f"{name:<{width}}  {_plain(value)}" for name, value in shown.items()]
-    lines += [f"ended       {end['state']}: {end['reason']}".rstrip(": ") for end in ended]
-    lines += [f"site {said['site']}: {said['answer']}" + _because(said) for said in told]
-    return "\n".join(lines)
-
-
-def _because(said: dict[str, Any]) -> str:
-    words = [said["reason"], said["detail"]]
-    told = f" (told {said['told']})" if said["told"] is not None else ""
-    return told + "".join(f", {word}" for word in words if word)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -59,7 +59,7 @@ def answer(args: argparse.Namespace, params: Params) -> str:
         os.nice(10)
     match args.command_of_models:
         case "list":
-            return models.listed(params, as_json=args.json)
+            return models.listed(params, as_json=args.json, wall=wall_now())
         case "show":
             return models.shown(params, args.version, as_json=args.json)
         case "aliases":

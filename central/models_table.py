@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from central.rollout_state import Comparison, Ended, RolloutState
-from central.stages import answer_of, due_us, gate, stage_name, tally
+from central.rollout_state import Comparison, Ended, RolloutState, Site
+from central.stages import answer_of, counted, due_us, gate, refusal_of, stage_name, tally
 from central.trainings import Result
 from shared.clock import iso
 from shared.manifest import Manifest
@@ -26,6 +27,7 @@ class Progress:
     refused: int = 0
     blocked: int = 0
     silent: int = 0
+    refused_anew: int = 0  # of those that run it: as it is signed now, say with another key
     since: str | None = None
     next_at: str | None = None
     live_ratio: float | None = None
@@ -104,18 +106,18 @@ def answers(manifest: Manifest, state: RolloutState) -> list[dict[str, Any]]:
     """What each site says of a version that was told it or has answered."""
     rows = []
     for site, kept in sorted(state.sites.items()):
-        answer, reason = answer_of(kept, manifest)
+        answer, _ = answer_of(kept, manifest)
         told, _ = state.told(site)
         if answer == "silent" and told != manifest:
             continue
-        detail = [r.detail for r in (kept.reported.refused if kept.reported else []) if r.sha256 == manifest.sha256]
+        refusal = refusal_of(kept, manifest)
         rows.append(
             {
                 "site": site,
                 "told": told.version if told is not None else None,
                 "answer": answer,
-                "reason": reason,
-                "detail": detail[-1] if reason and detail else "",
+                "reason": refusal.reason if refusal is not None else "",
+                "detail": refusal.detail if refusal is not None else "",
             }
         )
     return rows
@@ -138,7 +140,9 @@ def _counted(
     next_at: str | None = None,
     why: str = "",
 ) -> Progress:
-    count = tally(manifest, (state.sites[site] for site in members if site in state.sites))
+    sites = [state.sites[site] for site in members if site in state.sites]
+    count, anew = tally(manifest, sites), refused_anew(manifest, sites)
+    told = [f"{anew.total()} of those that run it refuse it as it is signed now: {counted(anew)}"] if anew else []
     return Progress(
         name,
         count.sites,
@@ -146,11 +150,18 @@ def _counted(
         count.refused,
         count.blocked,
         count.silent,
+        anew.total(),
         None if since_us is None else iso(since_us),
         next_at,
-        why=why or count.told,
+        why="; ".join([why or count.told, *told] if why or count.told else told),
         **_live(live),
     )
+
+
+def refused_anew(manifest: Manifest, sites: Iterable[Site]) -> Counter[str]:
+    """Why sites that run a version refuse what is signed now; they go on with it, and will take no later one either."""
+    running = [site for site in sites if answer_of(site, manifest)[0] == "running"]
+    return Counter(refusal.reason for refusal in (refusal_of(site, manifest) for site in running) if refusal)
 
 
 def _live(live: Comparison) -> dict[str, Any]:

@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore", module=r"mlflow(\..*)?")
 from mlflow import MlflowClient  # noqa: E402 (silenced first)
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402 (what it lets through of its database)
 
 from central.runs import LoggedRun, RunRecord  # noqa: E402
 from shared.errors import MetercastError  # noqa: E402
@@ -34,7 +35,7 @@ for chatty in ("mlflow", "alembic"):  # after the import, which sets levels of i
 
 EXPERIMENT: Final = "metercast"
 LONGEST_PARAM: Final = 500
-_FOREIGN: Final = (MlflowException, OSError)
+_FOREIGN: Final = (MlflowException, SQLAlchemyError, OSError)
 
 
 class Registry:

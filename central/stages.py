@@ -75,7 +75,7 @@ class Tally:
     @property
     def told(self) -> str:
         """The commonest reasons with their counts, as a person reads them."""
-        return ", ".join(f"{reason} ({number})" for reason, number in self.reasons.most_common(3))
+        return counted(self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,11 @@ class Gate:
 
     hold: Hold
     reason: str
+
+
+def counted(reasons: Counter[str]) -> str:
+    """The commonest with their counts."""
+    return ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common(3))
 
 
 def canaries(version: int, sites: Mapping[str, Site], params: RolloutParams, now_us: int | None) -> tuple[str, ...]:
@@ -119,10 +124,16 @@ def answer_of(site: Site, manifest: Manifest) -> tuple[Answer, str]:
     running = reported.champion
     if running is not None and (running.version, running.sha256) == (manifest.version, manifest.sha256):
         return "running", ""
-    for refusal in reversed(reported.refused):
-        if concerns(refusal, manifest):
-            return ("blocked" if refusal.reason in BLOCKING else "refused"), refusal.reason
-    return "silent", ""
+    refusal = refusal_of(site, manifest)
+    if refusal is None:
+        return "silent", ""
+    return ("blocked" if refusal.reason in BLOCKING else "refused"), refusal.reason
+
+
+def refusal_of(site: Site, manifest: Manifest) -> Refusal | None:
+    """What a site last said against a version. One that runs it has then refused it as it was signed since."""
+    refused = site.reported.refused if site.reported is not None else []
+    return next((refusal for refusal in reversed(refused) if concerns(refusal, manifest)), None)
 
 
 def concerns(refusal: Refusal, manifest: Manifest) -> bool:

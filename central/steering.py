@@ -29,16 +29,16 @@ def objection(state: RolloutState, order: Ordered) -> str:
 
 
 def _approve_objection(state: RolloutState, order: Ordered) -> str:
-    return _unless_open(order, "does not wait for approval; waiting", state.waiting)
+    return _unless_open(state, order, "does not wait for approval; waiting", state.waiting)
 
 
 def _reject_objection(state: RolloutState, order: Ordered) -> str:
-    return _unless_open(order, "does not wait; waiting", state.undecided)
+    return _unless_open(state, order, "does not wait; waiting", state.undecided)
 
 
 def _promote_objection(state: RolloutState, order: Ordered) -> str:
     rolling = [state.rolling.manifest] if state.rolling is not None and not state.rolling.fleet else []
-    return _unless_open(order, "neither waits nor is on its way; those that do", [*state.undecided, *rolling])
+    return _unless_open(state, order, "neither waits nor is on its way; those that do", [*state.undecided, *rolling])
 
 
 def _pause_objection(state: RolloutState, _order: Ordered) -> str:
@@ -73,14 +73,27 @@ def _target_objection(state: RolloutState, target: int, current: int) -> str:
         return f"version {target} is what is rolled out"
     newest = max((site.highest for site in state.sites.values()), default=current)
     newest = max(newest, current)
-    return "" if target < newest else f"version {target} is not older than {newest}, the newest that was rolled out"
+    if target < newest:
+        return ""
+    return f"version {target} is not older than {newest}, the newest that was rolled out{_over(state, target)}"
 
 
-def _unless_open(order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:
+def _unless_open(state: RolloutState, order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:
     versions = [manifest.version for manifest in open_to]
     if order.version in versions:
         return ""
-    return f"version {order.version} {what}: {', '.join(map(str, versions)) or 'none'}"
+    return f"version {order.version} {what}: {', '.join(map(str, versions)) or 'none'}{_over(state, order.version)}"
+
+
+def _over(state: RolloutState, version: int | None) -> str:
+    """What there is to do about a version that ended and is wanted again: versions only rise."""
+    ended = next((ended for ended in reversed(state.ended) if ended.version == version), None)
+    if ended is None or ended.state == "passed":
+        return ""
+    return (
+        f"; it was {ended.state} and does not go out again: `central train` makes a newer one, and once that is rolled "
+        f"out `central models rollback --to {version}` may go back to this"
+    )
 
 
 # -- what follows -----------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Triggers:
         if newest_us is None:
             enough = coverage.share_with(duration_us(self.params.min_history)) >= ENOUGH_METERS
             return "first" if enough else None
-        if any(self.asks(seen.at_us) for seen in drifting.values()):
+        if self.champion_until_us is not None and any(self.asks(seen.at_us) for seen in drifting.values()):
             return "drift"
         return "schedule" if now_us - newest_us >= duration_us(self.params.every) else None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ from central.drift import DriftWatch
 from central.jobs import Jobs, new_training
 from central.journal import Journal
 from central.keyring import Keyring
+from central.orders import Order, leave
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
+from central.stalls import PAUSES_S
 from central.telemetry import CentralMetrics
-from central.trainings import Training, trainings_in
+from central.trainings import Result, Training, trainings_in
 from central.triggers import Triggers
 from central.work import WorkFolder, replace_text
 from shared.clock import DAY_US, HOUR_US, iso, to_us
+from shared.manifest import Manifest
 from shared.messages import Uplink
 from shared.mqtt import Connection
 from shared.params import Params, RolloutParams
-from tests.unit.rollout_desk import Desk
+from tests.unit.rollout_desk import Desk, manifest
 from tests.waiting import PATIENCE_S
 
 START_US = to_us(datetime.fromisoformat("2013-03-04T00:00:00+00:00"))
@@ -269,3 +273,84 @@ def test_a_model_that_forecasts_badly_is_taken_back_by_its_live_scores_whatever_
     assert ended.reason.startswith("its live error is 1.4")
     assert load_rollout(work).everywhere == load_rollout(work).champion
     again._jobs.stop()
+
+
+def waiting(folder: Path, *, version: int = 1) -> WorkFolder:
+    """Central's folder with a first model that waits for a person."""
+    desk = Desk(sites=1, params=RolloutParams(approval="manual"))
+    desk.offer(version)
+    work = WorkFolder(folder)
+    replace_text(work.rollout, desk.state.model_dump_json(by_alias=True))
+    return work
+
+
+def test_while_the_first_model_waits_for_a_person_no_other_is_trained(tmp_path: Path) -> None:
+    record, last_us = filled(tmp_path), START_US + 29 * DAY_US
+    training = new_training(waiting(tmp_path), "first", WALL)
+    training.begin("first", last_us - 9 * DAY_US)
+    training.finish(result_of(training, manifest(1), until_us=last_us - 9 * DAY_US))
+    training.take()
+    made, _ = oversight(tmp_path)
+    made.rebuild(record, WALL)
+    made.tick(WALL)
+    assert [found.id for found in trainings_in(tmp_path / "trainings")] == [training.id]
+
+
+def result_of(training: Training, accepted: Manifest, *, until_us: int) -> Result:
+    told: dict[str, Any] = {"reason": "first", "outcome": "accepted", "reasons": [], "started_at": iso(START_US)}
+    return Result(id=training.id, version=accepted.version, manifest=accepted, until=iso(until_us), **told)
+
+
+def test_a_first_model_that_was_taken_back_makes_room_for_another_first_training(tmp_path: Path) -> None:
+    desk = Desk(sites=1)
+    desk.offer(1)
+    work = WorkFolder(tmp_path)
+    replace_text(work.rollout, desk.state.model_dump_json(by_alias=True))
+    made, _ = oversight(tmp_path)
+    made.tick(WALL)
+    known = [made._triggers.champion_until_us is not None]
+    leave(work, Order(verb="rollback", version=1), WALL)
+    leave(work, Order(verb="stop"), WALL + timedelta(seconds=1))
+    made.tick(WALL)
+    known.append(made._triggers.champion_until_us is not None)
+    assert known == [True, False]
+    made._jobs.stop()
+
+
+def test_a_result_that_the_rollout_cannot_keep_is_taken_later_and_told_once(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path)
+    made, _ = oversight(tmp_path)
+    training = new_training(work, "first", WALL)
+    training.finish(result_of(training, manifest(1), until_us=START_US))
+    (work.rollout / "in the way").mkdir(parents=True)
+    for _ in range(2):
+        made.tick(WALL)
+    taken = [training.taken]
+    (work.rollout / "in the way").rmdir()
+    work.rollout.rmdir()
+    time.sleep(PAUSES_S[0])
+    made.tick(WALL)
+    made.tick(WALL)
+    taken.append(training.taken)
+    assert taken == [False, True]
+    assert load_rollout(work).queued == manifest(1), "until there is a key"
+    events = [json.loads(line)["event"] for line in work.journal.read_text().splitlines()]
+    assert events.count("training ended") == 1
+    made._jobs.stop()
+
+
+def test_a_training_that_cannot_be_started_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    record = filled(tmp_path)
+    made, _ = oversight(tmp_path)
+    made.rebuild(record, WALL)
+    (tmp_path / "params.yaml").mkdir()  # where the job's settings go
+    made.tick(WALL)
+    assert list((tmp_path / "trainings").iterdir()) == []
+    running = [made._triggers.running]
+    (tmp_path / "params.yaml").rmdir()
+    time.sleep(PAUSES_S[0])
+    made.tick(WALL)
+    running.append(made._triggers.running)
+    assert running == [False, True]
+    assert len(trainings_in(tmp_path / "trainings")) == 1
+    made._jobs.stop()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from central import recorder, runtime
+from central import orders, recorder, runtime
 from central.asking import RestoreDesk
 from central.delivery import Delivery, load_rollout
 from central.drift import DriftWatch
@@ -16,6 +17,7 @@ from central.intake import Intake
 from central.jobs import Jobs
 from central.journal import Journal
 from central.keyring import Keyring
+from central.orders import Order
 from central.oversight import Oversight
 from central.record import Record
 from central.rollout import Rollout
@@ -38,9 +40,11 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         params = Params.model_validate({"central": {"work_dir": str(folder)}})
         work, self.metrics, journal = WorkFolder(folder), CentralMetrics(), Journal(folder / "events.jsonl")
+        self.work = work
         self.record = Record(str(work.record))
         self.record.create()
         connection, jobs, root = Connection(params.mqtt, client_id="t"), Jobs(params, work), params.mqtt.root
+        self.connection = connection
         rollout = Rollout(load_rollout(work), RolloutParams())
         self.delivery = Delivery(
             rollout, connection, work, jobs, journal, self.metrics, root=root, keyring=Keyring.of(params, work)
@@ -118,6 +122,41 @@ def test_a_flood_of_large_batches_goes_into_commits_of_bounded_size(
     parts.step(*(uplink("s", seq) for seq in range(1, 9)))
     assert parts.record.recorded_seq("s", "e") == 8
     assert parts.record.version == Record(str(tmp_path / "record")).version >= before + 4
+
+
+def test_sites_that_were_seen_while_nothing_could_be_kept_are_asked_for_again(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    parts.step(status("known"))
+    (tmp_path / "rollout.json").unlink()
+    (tmp_path / "rollout.json" / "in the way").mkdir(parents=True)
+    parts.step(status("new"))
+    assert set(parts.delivery.sites) == {"known"}
+    (tmp_path / "rollout.json" / "in the way").rmdir()
+    (tmp_path / "rollout.json").rmdir()
+    parts.connection._filters.clear()
+    time.sleep(1.1)
+    parts.step()
+    assert sorted(parts.connection._filters) == ["metercast/+/models/reported", "metercast/+/status"]
+    parts.step(status("new"))
+    assert set(parts.delivery.sites) == {"known", "new"}
+
+
+def test_a_person_can_stop_a_rollout_while_the_record_does_not_answer(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    (tmp_path / "record").rename(tmp_path / "away")
+    orders.leave(parts.work, Order(verb="stop"), WALL)
+
+    def mend() -> None:
+        while not parts.delivery.state.stopped:
+            time.sleep(0.05)
+        (tmp_path / "away").rename(tmp_path / "record")
+
+    mending = threading.Thread(target=mend, daemon=True)
+    mending.start()
+    parts.step(uplink("s"))
+    mending.join(20)
+    assert parts.delivery.state.stopped
+    assert parts.record.recorded_seq("s", "e") == 1
 
 
 def test_meters_without_end_are_not_all_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
 from central.cli import _parser, load_params, main
-from central.doctor import examine
+from central.doctor import PROBE_BYTES, examine
 from central.work import WorkFolder
 from shared.errors import ExitCode
 from shared.params import Params
@@ -66,6 +67,21 @@ def test_what_the_doctor_finds_wrong_comes_with_its_mend(tmp_path: Path) -> None
     ]
     assert all(finding.mend for finding in findings if not finding.good)
     assert "→ start the broker" in str(findings[1])
+    assert not [finding for finding in findings if finding.found.startswith(f"{finding.subject} ")]
+
+
+def test_the_doctor_of_a_full_disk_asks_for_room(tmp_path: Path) -> None:
+    place = {"work_dir": str(tmp_path), "mlflow_uri": "http://127.0.0.1:9"}
+    settings = {"mqtt": {"port": 9}, "central": place}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PROBE_BYTES // 2, before[1]))
+    try:
+        found = {finding.subject: finding for finding in examine(Params.model_validate(settings))}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found["work folder"].found == f"central.work_dir {tmp_path}: File too large"
+    assert found["work folder"].mend.startswith("make room")
+    assert not list(tmp_path.glob(".*doctor*"))
 
 
 def test_a_country_without_holidays_is_one_line_and_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +139,7 @@ def test_one_version_is_shown_with_what_each_site_says(folder: Path, capsys: pyt
     answers = json.loads(capsys.readouterr().out)["answers"]
     assert sorted((row["told"], row["answer"]) for row in answers) == [(2, "running")]
     assert models(folder, "show", "2") == ExitCode.OK
-    assert ": running (told 2)" in capsys.readouterr().out
+    assert "1 site running (told 2): s" in capsys.readouterr().out
     assert models(folder, "show", "9") == ExitCode.FAILED
     assert "version 9 is unknown here" in capsys.readouterr().err
 

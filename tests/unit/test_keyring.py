@@ -261,6 +261,21 @@ def test_the_named_key_can_be_retired_and_an_idle_one_without_force(tmp_path: Pa
     assert not named.path.exists()
 
 
+def test_a_key_that_keys_private_named_before_is_retired_by_its_file(tmp_path: Path) -> None:
+    folder, old_path, new_path = tmp_path / "keys", tmp_path / "old.pem", tmp_path / "new.pem"
+    before = Keyring(folder, old_path)
+    old = before.new(WALL)
+    with pytest.raises(MetercastError, match=f"let keys.private name it, and retire this one by its file, {old_path}"):
+        before.retire(old.id, LATER)
+    new = before.new(LATER, out=new_path)
+    ring = Keyring(folder, new_path)
+    assert ring.retire(str(old_path), LATER).id == old.id
+    assert not old_path.exists()
+    assert signers(ring) == {new.id}
+    old_path.write_bytes(old.key.pem())
+    assert before.signed(TEMPLATE, site="a", wall=LATER) is None, "whatever backup is put back"
+
+
 @pytest.mark.parametrize("named", ["", "zz", "0123456789abcdef"])
 def test_a_key_that_is_not_here_is_not_retired(ring: Keyring, named: str) -> None:
     made = [ring.new(WALL), ring.new(WALL)]
