@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +27,7 @@ from shared.errors import MetercastError
 from shared.manifest import pack
 from shared.messages import Uplink
 from shared.params import Params
-from tests.processes import ROOT, environment
-from tests.waiting import PATIENCE_S
+from tests.processes import ROOT, environment, told_here
 
 START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
 DAYS = 35
@@ -62,24 +57,9 @@ def fill(record: Record) -> None:
         record.append([Uplink(site="s", epoch="e", seq=number + 1, at=at, kinds={"readings": columns})])
 
 
-@dataclass(frozen=True)
-class Done:
-    """A command of central that has ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def central(folder: Path, *words: str, **settings: str) -> Done:
+def central(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command on a work folder, in this process, which has imported what every training would import again."""
-    out, err, root = StringIO(), StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patched:
-        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
-        code = main(arguments(folder, *words, **settings))
-    root.handlers[:], root.level = handlers, level
-    return Done(code, out.getvalue(), err.getvalue())
+    return told_here(main, arguments(folder, *words, **settings))
 
 
 def arguments(folder: Path, *words: str, **settings: str) -> list[str]:
@@ -96,9 +76,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("central")
     fill(Record(str(folder / "record")))
     line = [sys.executable, "-m", "central", *arguments(folder, "train")]
-    done = subprocess.run(
-        line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment()
-    )
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
     results = list(results_in(folder / "trainings"))
     assert len(results) == 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
         _publish_model(watcher, Desired(champion=old[0]), old[0].sha256, old[1])
         watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the first model")
         _publish_model(watcher, Desired(champion=new[0], challenger=old[0]), new[0].sha256, new[1])
-        watcher.wait("models/reported", lambda seen: bool(seen[-1]["challenger"]), "both models")
+        watcher.wait("models/reported", lambda seen: versions(seen[-1]) == (2, 1), "both models")
         hours = range(24 * 4, 24 * 5)
         watcher.send_all((f"m{meter}", reading(hour, 1.0 + hour % 24)) for hour in hours for meter in range(24))
         watcher.wait("shadow/m23", lambda seen: seen[-1]["origin"] == origin(120), "shadow forecasts")
@@ -181,6 +182,12 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
         assert edge.resident_mb() < 150
         assert 'metercast_models_refused_total{reason="unsigned"} 0.0' in text
         assert "metercast_model_swaps_total 2.0" in text
+
+
+def versions(reported: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Of the champion and the challenger."""
+    champion, challenger = (reported[role] or {} for role in ("champion", "challenger"))
+    return champion.get("version"), challenger.get("version")
 
 
 def test_without_a_broker_the_edge_says_so_in_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
