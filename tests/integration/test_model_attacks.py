@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from shared.clock import DAY_US, iso, to_us, wall_now
 from shared.manifest import Manifest, pack
 from shared.signing import SigningKey, signed
 from tests.bad_models import HAZARDS
@@ -96,7 +97,7 @@ def endless_expiry() -> Attack:
 
 
 def frozen_and_expired() -> Attack:
-    return *good(next(VERSIONS), expires="2026-01-31T00:00:00Z"), "expired"
+    return *good(next(VERSIONS), expires=iso(to_us(wall_now()) - DAY_US)), "expired"
 
 
 def another_sites_manifest() -> Attack:
