@@ -156,7 +156,7 @@ def test_what_is_not_what_it_says_is_refused_with_its_reason_and_forecasts_go_on
     site: Site, attack: Callable[[], Attack]
 ) -> None:
     manifest, chunks, reason = attack()
-    site.publish(manifest, chunks)
+    site.watcher.offer(manifest, chunks)
     assert " " in site.refusal(manifest.version, reason)["detail"]
     assert site.serving() == GOOD
     assert not site.missed_origins()
@@ -175,7 +175,7 @@ SIGNED = [
 def test_a_harmful_model_though_signed_is_refused_with_its_reason_and_forecasts_go_on(site: Site, name: str) -> None:
     hazard, version = HAZARDS[name](), next(VERSIONS)
     manifest = manifest_of(hazard.artifact, hazard.golden, version, expires=in_a_month())
-    site.publish(manifest, pack(hazard.artifact).chunks)
+    site.watcher.offer(manifest, pack(hazard.artifact).chunks)
     site.refusal(version, hazard.cause)
     assert site.serving() == GOOD
     assert not site.missed_origins()
@@ -186,7 +186,7 @@ def test_endless_chunks_take_no_memory_and_no_model_away(site: Site) -> None:
 
     def flood() -> tuple[int, float]:
         manifest = manifest_of(artifact, golden, next(VERSIONS), expires=in_a_month())
-        site.desire(manifest)
+        site.watcher.desire(manifest)
         for number in range(100):
             topic = f"metercast/artifacts/{manifest.sha256}/{number}"
             site.watcher.connection.publish(topic, bytes([number]) * 131_000, retain=number == 0)
@@ -210,7 +210,7 @@ def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
         for number in range(100):
             version = next(VERSIONS)
             forged = {"sha256": f"{number:064x}", "reason": "x" * 100_000, "version": version}
-            site.desire(manifest.model_copy(update=forged))
+            site.watcher.desire(manifest.model_copy(update=forged))
         site.refusal(version, "bad_signature")
         return site.edge.resident_mb()
 
@@ -227,10 +227,10 @@ def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
 def test_a_retired_key_is_not_trusted_any_more_and_what_runs_goes_on(prepared_site: Path, tmp_path: Path) -> None:
     trusted = f'keys.trusted=["{STRANGER.trusted}"]'
     with copied(prepared_site, tmp_path / "site", trusted) as site:
-        site.publish(*good(2, seed=2))
+        site.watcher.offer(*good(2, seed=2))
         site.refusal(2, "unknown_key")
         assert site.serving() == 1
-        site.desire(signed(good(2, seed=2)[0], [KEY, STRANGER]))
+        site.watcher.desire(signed(good(2, seed=2)[0], [KEY, STRANGER]))
         site.wait_for_champion(2)
 
 
@@ -238,7 +238,7 @@ def test_without_trusted_keys_every_model_is_refused_and_forecasts_come_from_the
     broker: Broker, tmp_path: Path
 ) -> None:
     with site_at(broker, tmp_path / "edge", "keys.trusted=[]") as site:
-        site.publish(*good(1))
+        site.watcher.offer(*good(1))
         site.refusal(1, "no_trusted_keys")
         forecast = site.forecast()
         assert forecast["rung"] == "profile_mean"
