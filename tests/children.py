@@ -1,4 +1,4 @@
-"""What this process holds of the system: its children and its open files."""
+"""What a process holds of the system: its children and its open files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def nothing_left() -> Iterator[None]:
     assert descriptors() <= files_before
 
 
-def children() -> set[str]:
-    """Process ids of this process's children, zombies among them."""
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
+def children(of: int | str = "self") -> set[int]:
+    """Process ids of a process's children, zombies among them."""
+    found: set[int] = set()
+    for task in Path("/proc").glob(f"{of}/task/*"):
         with suppress(OSError):  # a thread may end while we look
-            found |= set((task / "children").read_text().split())
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 
 

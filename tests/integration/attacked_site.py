@@ -43,11 +43,14 @@ class Site:
         self.wait_for_champion(version)
         return manifest
 
+    def champion(self) -> int | None:
+        """Which version the edge reported last."""
+        reports = self.watcher.of_topic("models/reported")
+        return (reports[-1]["champion"] or {}).get("version") if reports else None
+
     def wait_for_champion(self, version: int) -> None:
         """Wait until the edge reports it."""
-        self.watcher.wait(
-            "models/reported", lambda seen: (seen[-1]["champion"] or {}).get("version") == version, f"version {version}"
-        )
+        wait_for(lambda: self.champion() == version, f"version {version} to run", self.edge.log)
 
     def refusal(self, version: int, reason: str) -> dict[str, Any]:
         """The refusal of a version for a reason, once it is reported."""

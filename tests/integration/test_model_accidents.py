@@ -16,6 +16,7 @@ from edge.kept import ATTEMPTS_AT_MOST, Kept
 from shared.clock import iso, to_us, wall_now
 from shared.manifest import CHUNK_BYTES, Manifest, pack
 from tests.bad_models import HAZARDS, failing_model
+from tests.children import children
 from tests.integration.attacked_site import HISTORY_H, METER, Site, copied, good, wait_until_said
 from tests.integration.plant import SITE, Watcher, reading
 from tests.mosquitto import Broker
@@ -40,10 +41,7 @@ def large(version: int, seed: int = 2) -> tuple[Manifest, list[bytes]]:
 
 def trial(site: Site) -> int | None:
     """The process that tries a model out, if there is one."""
-    for task in Path(f"/proc/{site.edge.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            return int(pid)
-    return None
+    return next(iter(children(site.edge.pid)), None)
 
 
 def await_trial(site: Site) -> int:
@@ -69,9 +67,7 @@ STEPS: dict[str, Reached] = {
     "first_chunks_on_disk": has_first_chunk,
     "being_tried_out": lambda site, _: trial(site) is not None,
     "artifact_on_disk": lambda site, manifest: (site.edge.state / "models" / f"{manifest.sha256}.onnx").exists(),
-    "reported": lambda site, manifest: (
-        site.watcher.of_topic("models/reported")[-1]["champion"]["version"] == manifest.version
-    ),
+    "reported": lambda site, manifest: site.champion() == manifest.version,
 }
 
 
