@@ -27,7 +27,7 @@ from shared.topics import SiteTopics
 
 SITE: Final = "bench"
 END: Final = parse_instant_us("2026-01-05T00:00:00Z") // HOUR_US
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 300.0
 
 
 def run(*, meters: int = 1000, weeks: int = 5, closings: int = 60, trees: int = 120) -> list[Figure]:

@@ -60,7 +60,7 @@ def leave_session(broker: Broker, client_id: str, topic_filter: str) -> None:
     """Have the broker keep what comes under a filter for a client that will connect later, and forget that we came."""
     with Wire(broker.port, client_id, clean=False) as wire:
         wire.subscribe(topic_filter, qos=1)
-    wait_for(lambda: client_id in broker.went_s, f"{client_id} to leave", 10)
+    wait_for(lambda: client_id in broker.went_s, f"{client_id} to leave", 120)
     broker.forget(client_id)
 
 

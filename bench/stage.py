@@ -62,7 +62,7 @@ class Broker:
         assert self._process.stderr is not None
         self._log = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
         self._log.start()
-        wait_for(self._listens, "the broker to listen", 10)
+        wait_for(self._listens, "the broker to listen", 120)
 
     def __enter__(self) -> Self:
         return self

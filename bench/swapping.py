@@ -41,7 +41,7 @@ AROUND_S: Final = 0.25  # before and after the report of a swap: what is delayed
 REST_S: Final = (
     4 * AROUND_S
 )  # from the report of a swap to the next model; its second half is the quiet to compare with
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 300.0
 LEAST_WAIT_S: Final = 0.0005
 
 Delays: TypeAlias = NDArray[np.float64]

@@ -6,6 +6,7 @@ hundred kills do not cost a hundred imports.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import resource
@@ -14,10 +15,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from io import StringIO
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -197,6 +199,7 @@ class CentralProcess:
     folder: Path
     port: int
     settings: Sequence[str] = (NO_TRACKING_SERVER,)
+    starts: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -224,8 +227,10 @@ class CentralProcess:
         )  # fmt: skip
 
     def export(self, *words: str) -> None:
-        """Export from the record; fails the test when that fails."""
-        done = self.told("export", *words)
+        """`central export`, in this process, which has imported what that needs; fails the test when that fails."""
+        from central.cli import main
+
+        done = told_here(main, self.words("export", *words)[3:])
         assert done.returncode == 0, done.stderr
 
     def spawn(self) -> None:
@@ -233,6 +238,7 @@ class CentralProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.words("run"), cwd=ROOT, stdout=log, stderr=log, env=environment())
+        self.starts += 1
 
     def kill(self) -> None:
         """End it as a power cut would, if it runs."""
@@ -245,6 +251,20 @@ class CentralProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
+
+
+def told_here(main: Callable[[list[str]], int], words: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command in this process, as if it had one of its own: what it says is caught, logging is as it was."""
+    out, err, root = StringIO(), StringIO(), logging.getLogger()
+    handlers, level, tracking = root.handlers[:], root.level, os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(words)
+    finally:
+        root.handlers[:], root.level = handlers, level
+        if tracking is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = tracking
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def environment() -> dict[str, str]:

@@ -21,7 +21,7 @@ from shared.calendars import Calendar
 from shared.clock import DAY_US, HOUR_US, iso, to_us, wall_now
 from shared.covariates import Issue, schema_hash_of, with_columns
 from shared.features import FEATURES, SCHEMA_HASH, feature_matrix
-from shared.manifest import Golden, Manifest, pack
+from shared.manifest import Golden, Manifest, Packed, pack
 from shared.signing import SigningKey, signed
 
 HOUSEHOLDS = Path(__file__).parents[1] / "demo" / "data" / "london_households.parquet"
@@ -46,12 +46,18 @@ def small_model(seed: int = 1, trees: int = 10, quantiles: tuple[float, ...] = S
     return artifact, Golden(inputs=cells, outputs=outputs.astype(float).tolist())
 
 
+@cache
+def packed(artifact: bytes) -> Packed:
+    """As it travels; compressing takes longer than most tests."""
+    return pack(artifact)
+
+
 def manifest_of(artifact: bytes, rows: Golden, version: int = 1, **claims: Any) -> Manifest:
     """A manifest of `artifact`, signed by the tests' key; `claims` put other things in it."""
     content: dict[str, Any] = {
         "name": "metercast-fleet",
         "version": version,
-        **pack(artifact).claims,
+        **packed(artifact).claims,
         "created": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
         "expires": "2026-06-01T00:00:00Z",  # for edges whose wall clock is the test's
         "features": list(FEATURES),
@@ -75,7 +81,7 @@ def in_a_month() -> str:
 def small_manifest(version: int = 1, seed: int = 1, trees: int = 10, **claims: Any) -> tuple[Manifest, list[bytes]]:
     """A true manifest of the small model, and its chunks."""
     artifact, golden = small_model(seed, trees)
-    return manifest_of(artifact, golden, version, **claims), pack(artifact).chunks
+    return manifest_of(artifact, golden, version, **claims), list(packed(artifact).chunks)
 
 
 DRIVEN_BY = "warmth"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.faults.packets import CONNECT, PUBACK, PUBLISH, PacketReader, acknowledged_mid, message_of, speaks_5
+from tests.waiting import PATIENCE_S
 
 _CHUNK_BYTES: Final = 65_536
 _HOST: Final = "127.0.0.1"
@@ -89,13 +90,13 @@ class Proxy:
 
     def _connect(self, client: socket.socket) -> None:
         try:
-            broker = socket.create_connection((_HOST, self._to_port), timeout=5)
-        except OSError:
+            broker = socket.create_connection((_HOST, self._to_port), timeout=PATIENCE_S)
+            for end in (client, broker):
+                end.settimeout(None)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # the broker is away, or the client has gone again
             client.close()
             return
-        for end in (client, broker):
-            end.settimeout(None)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = _Link(self, client, broker)
         with self._lock:
             self._links.add(link)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from shared.manifest import Manifest
-from shared.messages import Desired
 from tests.integration.plant import Watcher, edge_at, origin, reading, running_edge
 from tests.mosquitto import Broker, running
 from tests.processes import EdgeProcess
@@ -37,27 +36,21 @@ class Site:
         self.hour = HISTORY_H
         self._wait_for_origin()
 
-    def publish(self, manifest: Manifest, chunks: list[bytes]) -> None:
-        """Retain an artifact's chunks and that the site should run it."""
-        self.watcher.publish_chunks(manifest.sha256, chunks)
-        self.desire(manifest)
-
-    def desire(self, champion: Manifest) -> None:
-        """Retain what the site should run."""
-        self.watcher.desire(Desired(champion=champion))
-
     def install(self, version: int, seed: int = 1, **claims: Any) -> Manifest:
         """Bring a good model in, and wait until it serves."""
         manifest, chunks = good(version, seed, **claims)
-        self.publish(manifest, chunks)
+        self.watcher.offer(manifest, chunks)
         self.wait_for_champion(version)
         return manifest
 
+    def champion(self) -> int | None:
+        """Which version the edge reported last."""
+        reports = self.watcher.of_topic("models/reported")
+        return (reports[-1]["champion"] or {}).get("version") if reports else None
+
     def wait_for_champion(self, version: int) -> None:
         """Wait until the edge reports it."""
-        self.watcher.wait(
-            "models/reported", lambda seen: (seen[-1]["champion"] or {}).get("version") == version, f"version {version}"
-        )
+        wait_for(lambda: self.champion() == version, f"version {version} to run", self.edge.log)
 
     def refusal(self, version: int, reason: str) -> dict[str, Any]:
         """The refusal of a version for a reason, once it is reported."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.clock import HOUR_US, iso, parse_instant_us
+from shared.manifest import Manifest
 from shared.messages import Desired
 from shared.mqtt import Connection
 from shared.params import MqttParams
@@ -80,9 +81,15 @@ class Watcher:
         for number, chunk in enumerate(chunks):
             self.connection.publish(f"metercast/artifacts/{sha256}/{number}", chunk, retain=True)
 
-    def desire(self, desired: Desired) -> None:
+    def desire(self, champion: Manifest, challenger: Manifest | None = None) -> None:
         """Retain what the site should run."""
-        self.connection.publish(f"metercast/{SITE}/models/desired", desired.encode(), retain=True)
+        desired = Desired(champion=champion, challenger=challenger).encode()
+        self.connection.publish(f"metercast/{SITE}/models/desired", desired, retain=True)
+
+    def offer(self, champion: Manifest, chunks: list[bytes], challenger: Manifest | None = None) -> None:
+        """Retain a champion's chunks, and that the site should run it."""
+        self.publish_chunks(champion.sha256, chunks)
+        self.desire(champion, challenger)
 
     def of_topic(self, topic: str) -> list[dict[str, Any]]:
         """What a topic below the site's said so far."""

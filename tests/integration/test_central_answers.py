@@ -6,8 +6,6 @@ All tests share one process and one broker: each is a site of its own.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,43 +15,17 @@ from central.record import Record
 from shared.clock import iso
 from shared.messages import GAP_COLUMNS, RESTORE_WANTED, Uplink, columns_of
 from tests.integration.plant import SITE, Watcher, origin, reading, running_edge
-from tests.integration.test_central_record import START_US, Edge, batch
-from tests.mosquitto import Broker, running
+from tests.integration.uplinks import START_US, Edge
+from tests.mosquitto import Broker
 from tests.processes import CentralProcess
 from tests.waiting import wait_for
 
 HOURS = 80
 NOTHING_WANTED = " online reasons=none"  # in an edge's log, when central has answered
-sites = (f"site-{number}" for number in count())
-
-
-@pytest.fixture(scope="module")
-def lasting_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with running(tmp_path_factory.mktemp("mosquitto")) as begun:
-        yield begun
-
-
-@pytest.fixture(scope="module")
-def central(lasting_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CentralProcess]:
-    begun = CentralProcess(tmp_path_factory.mktemp("central"), lasting_broker.port)
-    begun.spawn()
-    try:
-        lasting_broker.wait_subscribed("metercast-central", "metercast/+/uplink")
-        yield begun
-    finally:
-        begun.kill()
-
-
-@pytest.fixture
-def edge(central: CentralProcess, lasting_broker: Broker) -> Iterator[Edge]:
-    assert central.process is not None
-    made = Edge(lasting_broker, next(sites))
-    yield made
-    made.connection.stop()
 
 
 def test_an_edge_that_begins_is_told_once_how_far_its_epoch_is_without_a_batch(edge: Edge) -> None:
-    edge.send(batch(1, site=edge.site).compress())
+    edge.send_batches(1)
     edge.wait_acked(lambda acked: acked.seq == 1)
     for instance in ("first", "second", "second"):
         edge.be(instance, "e1")
@@ -63,7 +35,7 @@ def test_an_edge_that_begins_is_told_once_how_far_its_epoch_is_without_a_batch(e
     assert edge.wait_acked(lambda acked: acked.epoch == "never-heard-of").seq == 0
     edge.be("third", "never-heard-of", state="offline")
     edge.be("fourth", "e1", state="offline")
-    edge.send(batch(2, site=edge.site).compress())
+    edge.send_batches(2)
     edge.wait_acked(lambda acked: acked.seq == 2)
     assert [(acked.epoch, acked.seq) for acked in edge.heard] == [
         ("e1", 1), ("e1", 1), ("e1", 1), ("never-heard-of", 0), ("e1", 2),
@@ -71,11 +43,10 @@ def test_an_edge_that_begins_is_told_once_how_far_its_epoch_is_without_a_batch(e
 
 
 def test_an_edge_with_an_empty_state_is_given_its_closed_intervals_while_batches_go_on(edge: Edge) -> None:
-    for seq in (1, 2, 3):
-        edge.send(batch(seq, site=edge.site).compress())
+    edge.send_batches(1, 2, 3)
     edge.wait_acked(lambda acked: acked.seq == 3)
     edge.be("again", "e2", reasons=[RESTORE_WANTED])
-    edge.send(batch(1, site=edge.site, epoch="e2").compress())
+    edge.send_batches(1, epoch="e2")
     edge.wait_acked(lambda acked: (acked.epoch, acked.seq) == ("e2", 1))
     restore = edge.wait_restored()
     assert (restore.site, restore.epoch, restore.part, restore.parts, restore.step_s) == (edge.site, "e2", 1, 1, 3600)
@@ -92,12 +63,12 @@ def test_an_edge_of_a_site_never_heard_of_is_given_one_empty_part(edge: Edge) ->
 
 
 def test_a_gap_a_full_outbox_left_is_acked_and_exported_as_dead_letters(central: CentralProcess, edge: Edge) -> None:
-    edge.send(batch(1, site=edge.site).compress())
+    edge.send_batches(1)
     gap = columns_of(GAP_COLUMNS, [(2, 40, "m0", 900, "the outbox was full", START_US)])
     lie = columns_of(GAP_COLUMNS, [(2, 41, "m0", 900, "the outbox was full", START_US)])
     for gaps in (lie, gap):
         edge.send(Uplink(site=edge.site, epoch="e1", seq=40, at=iso(START_US), kinds={"gaps": gaps}).compress())
-    edge.send(batch(41, site=edge.site).compress())
+    edge.send_batches(41)
     assert edge.wait_acked(lambda acked: acked.seq == 41).missing == []
     central.export("--dead-letters", str(central.folder / "d.parquet"), "--site", edge.site)
     lost = {row["topic"]: row["count"] for row in pq.read_table(central.folder / "d.parquet").to_pylist()}
@@ -105,16 +76,15 @@ def test_a_gap_a_full_outbox_left_is_acked_and_exported_as_dead_letters(central:
 
 
 def test_a_record_restored_from_an_old_copy_says_what_it_misses(edge: Edge) -> None:
-    edge.send(batch(1, site=edge.site).compress())
+    edge.send_batches(1)
     edge.wait_acked(lambda acked: acked.seq == 1)
-    edge.send(batch(100, site=edge.site).compress())
+    edge.send_batches(100)
     assert edge.wait_acked(lambda acked: bool(acked.missing)).missing == [(2, 99)]
 
 
 def test_an_edge_whose_disk_was_wiped_forecasts_on_from_what_the_record_gives_back(
     central: CentralProcess, lasting_broker: Broker, tmp_path: Path
 ) -> None:
-    assert central.process is not None
     meters = Watcher(lasting_broker.port)
     with running_edge(lasting_broker.port, tmp_path / "edge") as edge:
         meters.send_all(("m1", reading(hour, 1 + hour % 24)) for hour in range(HOURS))

@@ -17,7 +17,7 @@ from shared.mqtt import Connection
 from shared.params import MqttParams
 from shared.signing import trusted_by_id, verify
 from shared.topics import SiteTopics, parse_artifact_chunk
-from tests.integration.test_central_record import START_US
+from tests.integration.uplinks import START_US
 from tests.mosquitto import Broker
 from tests.processes import CentralProcess
 from tests.small_model import KEY

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,66 +25,9 @@ from shared.calendars import Calendar
 from shared.clock import HOUR_US, iso
 from shared.errors import MetercastError
 from shared.manifest import pack
-from shared.messages import Uplink
 from shared.params import Params
+from tests.integration.small_trainings import DAYS, METERS, START_US, arguments, central, fill
 from tests.processes import ROOT, environment
-from tests.waiting import PATIENCE_S
-
-START_US = 1_362_355_200_000_000  # 2013-03-04T00:00Z
-DAYS = 35
-METERS = 4
-
-
-def fill(record: Record) -> None:
-    """Hourly power of a few meters with a daily and weekly shape and some noise."""
-    hours = np.arange(DAYS * 24)
-    rng = np.random.default_rng(5)
-    record.create()
-    for number in range(METERS):
-        shape = 1 + 0.5 * np.sin(2 * np.pi * (hours + number) / 24) + 0.3 * (hours // 24 % 7 >= 5)
-        value = ((1 + number) * shape + rng.normal(0, 0.1, len(hours))).round(3).tolist()
-        rows = len(hours)
-        columns: dict[str, list[Any]] = {
-            "meter_id": [f"m{number}"] * rows,
-            "ts_us": (START_US + hours * HOUR_US).tolist(),
-            "value": value,
-            "unit": ["kW"] * rows,
-            "kind": ["power"] * rows,
-            "period_s": [None] * rows,
-            "quality": [""] * rows,
-            "received_us": (START_US + hours * HOUR_US).tolist(),
-        }
-        at = iso(START_US + DAYS * 24 * HOUR_US)
-        record.append([Uplink(site="s", epoch="e", seq=number + 1, at=at, kinds={"readings": columns})])
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command of central that has ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def central(folder: Path, *words: str, **settings: str) -> Done:
-    """A command on a work folder, in this process, which has imported what every training would import again."""
-    out, err, root = StringIO(), StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patched:
-        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
-        code = main(arguments(folder, *words, **settings))
-    root.handlers[:], root.level = handlers, level
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def arguments(folder: Path, *words: str, **settings: str) -> list[str]:
-    """As a person types them, for small trainings."""
-    small = {"central.work_dir": str(folder), "training.trees": "20", "training.rows": "5000"} | {
-        name.replace("__", "."): value for name, value in settings.items()
-    }
-    pairs = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
-    return [*words, *pairs, "--log-level", "warning"]
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("central")
     fill(Record(str(folder / "record")))
     line = [sys.executable, "-m", "central", *arguments(folder, "train")]
-    done = subprocess.run(
-        line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment()
-    )
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
     results = list(results_in(folder / "trainings"))
     assert len(results) == 1

@@ -59,6 +59,17 @@ def take(connection: Connection, count: int, *, acknowledge: bool = True) -> lis
     return taken
 
 
+def passed_on(params: MqttParams, payloads: list[bytes]) -> list[Incoming]:
+    """What a taker gets and acknowledges while a giver publishes."""
+    with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
+        sending = threading.Thread(target=publish_all, args=(giver, payloads))
+        sending.start()
+        taken = take(taker, len(payloads))
+        sending.join()
+        let_acknowledgements_arrive(taker)
+    return taken
+
+
 def params_of(broker: Broker) -> MqttParams:
     return MqttParams(host=broker.host, port=broker.port)
 
@@ -74,14 +85,9 @@ def subscribed(broker: Broker, client_id: str = "taker") -> MqttParams:
 def test_twenty_thousand_messages_come_once_each_in_order_and_are_acknowledged_in_batches(broker: Broker) -> None:
     params = subscribed(broker)
     payloads = [b"%d" % number for number in range(20_000)]
-    with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
-        sending = threading.Thread(target=publish_all, args=(giver, payloads))
-        sending.start()
-        taken = take(taker, len(payloads))
-        sending.join()
-        assert [message.payload for message in taken] == payloads
-        assert not any(message.dup for message in taken)
-        let_acknowledgements_arrive(taker)
+    taken = passed_on(params, payloads)
+    assert [message.payload for message in taken] == payloads
+    assert not any(message.dup for message in taken)
     with connected(params, "taker", FILTER) as again:
         assert again.receive(1, 0.5) == []
 
@@ -157,13 +163,7 @@ def test_messages_and_acknowledgements_go_through_tls(tmp_path: Path) -> None:
         params = MqttParams(host=broker.host, port=broker.port, tls=TlsParams(ca=str(authority)))
         with connected(params, "taker", FILTER):
             pass
-        with connected(params, "giver") as giver, connected(params, "taker", FILTER) as taker:
-            sending = threading.Thread(target=publish_all, args=(giver, payloads))
-            sending.start()
-            taken = take(taker, len(payloads))
-            sending.join()
-            assert [message.payload for message in taken] == payloads
-            let_acknowledgements_arrive(taker)
+        assert [message.payload for message in passed_on(params, payloads)] == payloads
         with connected(params, "taker", FILTER) as again:
             assert again.receive(1, 0.3) == []
 

@@ -14,8 +14,8 @@ from shared.covariates import column_names
 from shared.features import FEATURES
 from shared.messages import COVARIATE_COLUMNS, Uplink, columns_of
 from tests.integration.plant import SITE, START_US, Watcher, edge_at, origin, reading
-from tests.integration.test_central_training import DAYS, central, fill
-from tests.integration.test_central_training import START_US as FILLED_FROM_US
+from tests.integration.small_trainings import DAYS, central, fill
+from tests.integration.small_trainings import START_US as FILLED_FROM_US
 from tests.mosquitto import Broker
 from tests.processes import CentralProcess
 from tests.waiting import wait_for

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from edge.cli import main
 from shared.clock import HOUR_US, iso, parse_instant_us
 from shared.errors import ExitCode
 from tests.integration.plant import SITE, START_US, Watcher, edge_at
 from tests.mosquitto import Broker
 from tests.ports import free_port
+from tests.processes import told_here
 
 HOURS = 30 * 24
 
@@ -80,7 +82,7 @@ def test_a_file_that_cannot_be_used_is_told_in_a_line_and_nothing_is_published(
 ) -> None:
     file = tmp_path / "history.csv"
     file.write_text(content)
-    done = _backfill(tmp_path, free_port(), str(file), *arguments)  # without a broker: it is not asked
+    done = told_here(main, edge_at(free_port(), tmp_path).words("backfill", str(file), *arguments))
     assert done.returncode == ExitCode.FAILED
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -89,7 +91,7 @@ def test_a_file_that_cannot_be_used_is_told_in_a_line_and_nothing_is_published(
 def test_an_interval_that_no_message_can_hold_is_told_before_anything_is_published(tmp_path: Path) -> None:
     start_us = parse_instant_us("2026-01-05T00:00:00Z")
     lines = [("m1", start_us + n * 100_000, 0.123456789 + n) for n in range(36_000)]
-    done = _backfill(tmp_path, free_port(), str(_history(tmp_path, lines)))
+    done = told_here(main, edge_at(free_port(), tmp_path).words("backfill", str(_history(tmp_path, lines))))
     assert done.returncode == ExitCode.FAILED
     assert "m1 has 36000 readings within one interval of grid.step" in done.stderr
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared.errors import ExitCode
 from shared.manifest import pack
-from shared.messages import Desired
 from tests.integration.plant import SITE, Watcher, edge_at, origin, reading, running_edge
 from tests.mosquitto import Broker
 from tests.ports import free_port
@@ -27,11 +27,6 @@ def edge(broker: Broker, tmp_path: Path) -> Iterator[EdgeProcess]:
     process = edge_at(broker.port, tmp_path / "edge")
     yield process
     process.kill()
-
-
-def _publish_model(watcher: Watcher, desired: Desired, sha256: str, chunks: list[bytes]) -> None:
-    watcher.publish_chunks(sha256, chunks)
-    watcher.desire(desired)
 
 
 def test_a_meter_that_publishes_gets_a_retained_forecast_and_the_status_says_online(
@@ -137,7 +132,7 @@ def test_a_model_comes_over_the_wire_and_serves_without_a_missed_origin(edge: Ed
     for hour in range(100):
         watcher.send("m1", reading(hour, 1.0 + hour % 24))
         if hour == 80:
-            _publish_model(watcher, Desired(champion=manifest), manifest.sha256, chunks)
+            watcher.offer(manifest, chunks)
             watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the swap")
     seen = watcher.wait("forecasts/m1", lambda seen: seen[-1]["origin"] == origin(100), "the last forecast")
     assert [forecast["origin"] for forecast in seen] == [origin(hour) for hour in range(1, 101)]
@@ -151,7 +146,7 @@ def test_an_onnx_file_that_is_not_one_is_refused_with_its_reason_and_nothing_sto
     artifact = b"not a model " * 1000
     manifest = manifest_of(artifact, small_model()[1], 5, expires=in_a_month())
     edge.start()
-    _publish_model(watcher, Desired(champion=manifest), manifest.sha256, pack(artifact).chunks)
+    watcher.offer(manifest, pack(artifact).chunks)
     reported = watcher.wait("models/reported", lambda seen: bool(seen[-1]["refused"]), "the refusal")[-1]
     assert reported["refused"][0]["reason"] == "not_onnx"
     assert reported["champion"] is None
@@ -168,10 +163,10 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
             watcher.send(f"m{meter}", [reading(hour, 1.0 + hour % 24) for hour in range(24 * 4)])
         soon = in_a_month()
         old, new = (small_manifest(version, seed=version, trees=120, expires=soon) for version in (1, 2))
-        _publish_model(watcher, Desired(champion=old[0]), old[0].sha256, old[1])
+        watcher.offer(*old)
         watcher.wait("models/reported", lambda seen: bool(seen[-1]["champion"]), "the first model")
-        _publish_model(watcher, Desired(champion=new[0], challenger=old[0]), new[0].sha256, new[1])
-        watcher.wait("models/reported", lambda seen: bool(seen[-1]["challenger"]), "both models")
+        watcher.offer(*new, challenger=old[0])
+        watcher.wait("models/reported", lambda seen: versions(seen[-1]) == (2, 1), "both models")
         hours = range(24 * 4, 24 * 5)
         watcher.send_all((f"m{meter}", reading(hour, 1.0 + hour % 24)) for hour in hours for meter in range(24))
         watcher.wait("shadow/m23", lambda seen: seen[-1]["origin"] == origin(120), "shadow forecasts")
@@ -181,6 +176,12 @@ def test_with_the_demos_meters_and_two_models_memory_stays_below_150_mb_and_metr
         assert edge.resident_mb() < 150
         assert 'metercast_models_refused_total{reason="unsigned"} 0.0' in text
         assert "metercast_model_swaps_total 2.0" in text
+
+
+def versions(reported: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Of the champion and the challenger."""
+    champion, challenger = (reported[role] or {} for role in ("champion", "challenger"))
+    return champion.get("version"), challenger.get("version")
 
 
 def test_without_a_broker_the_edge_says_so_in_one_line_and_its_own_exit_code(tmp_path: Path) -> None:

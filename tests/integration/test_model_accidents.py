@@ -15,8 +15,8 @@ import pytest
 from edge.kept import ATTEMPTS_AT_MOST, Kept
 from shared.clock import iso, to_us, wall_now
 from shared.manifest import CHUNK_BYTES, Manifest, pack
-from shared.messages import Desired
 from tests.bad_models import HAZARDS, failing_model
+from tests.children import children
 from tests.integration.attacked_site import HISTORY_H, METER, Site, copied, good, wait_until_said
 from tests.integration.plant import SITE, Watcher, reading
 from tests.mosquitto import Broker
@@ -41,10 +41,7 @@ def large(version: int, seed: int = 2) -> tuple[Manifest, list[bytes]]:
 
 def trial(site: Site) -> int | None:
     """The process that tries a model out, if there is one."""
-    for task in Path(f"/proc/{site.edge.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            return int(pid)
-    return None
+    return next(iter(children(site.edge.pid)), None)
 
 
 def await_trial(site: Site) -> int:
@@ -54,7 +51,7 @@ def await_trial(site: Site) -> int:
 
 def send_but_the_last_chunk(site: Site, manifest: Manifest, chunks: list[bytes]) -> None:
     """Desire a model of which a chunk is missing; returns when the edge has the first on its disk."""
-    site.publish(manifest, chunks[:-1])
+    site.watcher.offer(manifest, chunks[:-1])
     wait_for(lambda: has_first_chunk(site, manifest), "the first chunk", site.edge.log)
 
 
@@ -70,16 +67,14 @@ STEPS: dict[str, Reached] = {
     "first_chunks_on_disk": has_first_chunk,
     "being_tried_out": lambda site, _: trial(site) is not None,
     "artifact_on_disk": lambda site, manifest: (site.edge.state / "models" / f"{manifest.sha256}.onnx").exists(),
-    "reported": lambda site, manifest: (
-        site.watcher.of_topic("models/reported")[-1]["champion"]["version"] == manifest.version
-    ),
+    "reported": lambda site, manifest: site.champion() == manifest.version,
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_the_edge_serves_the_right_model_and_misses_no_origin(site: Site, step: str) -> None:
     manifest, chunks = large(2)
-    site.publish(manifest, chunks[:-1] if step == "first_chunks_on_disk" else chunks)
+    site.watcher.offer(manifest, chunks[:-1] if step == "first_chunks_on_disk" else chunks)
     wait_for(lambda: STEPS[step](site, manifest), step, site.edge.log)
     site.edge.kill()
     site.edge.start()
@@ -93,7 +88,7 @@ def test_killed_at_any_step_the_edge_serves_the_right_model_and_misses_no_origin
 def test_killed_again_and_again_at_any_moment_of_a_swap_the_right_model_serves(site: Site) -> None:
     for version, delay_s in enumerate((0.0, 0.1, 0.3, 0.5, 0.7), start=2):
         manifest, chunks = large(version, seed=2 + version % 2)
-        site.publish(manifest, chunks)
+        site.watcher.offer(manifest, chunks)
         time.sleep(delay_s)
         site.edge.kill()
         site.edge.start()
@@ -108,11 +103,11 @@ def test_when_the_process_that_tries_a_model_out_is_killed_the_model_is_refused_
 ) -> None:
     endless = HAZARDS["chained_products"]()  # so that it is not over before it can be killed
     manifest = manifest_of(endless.artifact, endless.golden, 2, expires=in_a_month())
-    site.publish(manifest, pack(endless.artifact).chunks)
+    site.watcher.offer(manifest, pack(endless.artifact).chunks)
     os.kill(await_trial(site), signal.SIGKILL)
     site.refusal(2, "crashed")
     assert site.serving() == 1
-    site.publish(*large(3))
+    site.watcher.offer(*large(3))
     site.wait_for_champion(3)
     assert not site.missed_origins()
 
@@ -150,7 +145,7 @@ def attempts(site: Site) -> int:
 
 
 def test_a_disk_that_is_full_when_a_model_is_to_be_saved_costs_no_forecast_and_no_model(site: Site) -> None:
-    site.publish(*large(2))
+    site.watcher.offer(*large(2))
     os.kill(pid := await_trial(site), signal.SIGSTOP)  # so that it is not over before the disk is full
     with site.edge.disk_full(CHUNK_BYTES // 2):  # of the edge's files only its log is that small
         os.kill(pid, signal.SIGCONT)
@@ -180,7 +175,7 @@ def test_a_broker_that_restarts_in_the_middle_of_a_transfer_costs_nothing(site: 
         site.broker.stop()
     site.broker.start()
     if forgets:
-        site.desire(manifest)  # as central does when it connects
+        site.watcher.desire(manifest)  # as central does when it connects
     site.watcher.publish_chunks(manifest.sha256, chunks)
     site.wait_for_champion(2)
     assert site.serving() == 2
@@ -193,7 +188,7 @@ def test_a_broker_that_restarts_in_the_middle_of_a_transfer_costs_nothing(site: 
 def test_of_two_manifests_in_quick_succession_the_newer_serves(site: Site) -> None:
     second, third = large(2, seed=2), large(3, seed=3)
     for manifest, chunks in (second, third):
-        site.publish(manifest, chunks)
+        site.watcher.offer(manifest, chunks)
     site.wait_for_champion(3)
     assert site.serving() == 3
     assert site.watcher.of_topic("models/reported")[-1]["refused"] == []
@@ -203,7 +198,7 @@ def test_of_two_manifests_in_quick_succession_the_newer_serves(site: Site) -> No
 def test_a_model_that_fails_when_it_runs_is_stepped_back_from_within_the_round_and_never_comes_back(site: Site) -> None:
     artifact, golden = failing_model(column="carried_6h", limit=2.0)
     manifest = manifest_of(artifact, golden, 2, expires=in_a_month())
-    site.publish(manifest, pack(artifact).chunks)
+    site.watcher.offer(manifest, pack(artifact).chunks)
     site.wait_for_champion(2)
     assert site.serving() == 2
     site.watcher.send(METER, reading(site.hour, 1e9))
@@ -240,9 +235,9 @@ def test_with_a_clock_that_is_wrong_by_a_year_models_are_taken_by_their_version_
         watcher.wait(f"forecasts/{METER}", bool, "a forecast")
         skew.write_text(str(off_s))
         watcher.wait("status", lambda seen: any("clock_suspect" in why for why in seen[-1]["reasons"]), "the doubt")
-        publish(watcher, *good(5))
+        watcher.offer(*good(5))
         watcher.wait("models/reported", lambda seen: (seen[-1]["champion"] or {}).get("version") == 5, "version 5")
-        publish(watcher, *good(4, seed=2))
+        watcher.offer(*good(4, seed=2))
         seen = watcher.wait("models/reported", lambda seen: bool(seen[-1]["refused"]), "a refusal")
         assert (seen[-1]["refused"][0]["reason"], seen[-1]["champion"]["version"]) == ("version_not_newer", 5)
     finally:
@@ -252,8 +247,3 @@ def test_with_a_clock_that_is_wrong_by_a_year_models_are_taken_by_their_version_
 
 def power(ts_us: int) -> dict[str, object]:
     return {"ts": iso(ts_us), "value": 1.0 + ts_us // 3_600_000_000 % 24, "unit": "kW"}
-
-
-def publish(watcher: Watcher, manifest: Manifest, chunks: list[bytes]) -> None:
-    watcher.publish_chunks(manifest.sha256, chunks)
-    watcher.desire(Desired(champion=manifest))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from shared.clock import DAY_US, iso, to_us, wall_now
 from shared.manifest import Manifest, pack
 from shared.signing import SigningKey, signed
 from tests.bad_models import HAZARDS
@@ -96,7 +97,7 @@ def endless_expiry() -> Attack:
 
 
 def frozen_and_expired() -> Attack:
-    return *good(next(VERSIONS), expires="2026-01-31T00:00:00Z"), "expired"
+    return *good(next(VERSIONS), expires=iso(to_us(wall_now()) - DAY_US)), "expired"
 
 
 def another_sites_manifest() -> Attack:
@@ -160,7 +161,7 @@ def test_what_is_not_what_it_says_is_refused_with_its_reason_and_forecasts_go_on
     site: Site, attack: Callable[[], Attack]
 ) -> None:
     manifest, chunks, reason = attack()
-    site.publish(manifest, chunks)
+    site.watcher.offer(manifest, chunks)
     assert " " in site.refusal(manifest.version, reason)["detail"]
     assert site.serving() == GOOD
     assert not site.missed_origins()
@@ -179,7 +180,7 @@ SIGNED = [
 def test_a_harmful_model_though_signed_is_refused_with_its_reason_and_forecasts_go_on(site: Site, name: str) -> None:
     hazard, version = HAZARDS[name](), next(VERSIONS)
     manifest = manifest_of(hazard.artifact, hazard.golden, version, expires=in_a_month())
-    site.publish(manifest, pack(hazard.artifact).chunks)
+    site.watcher.offer(manifest, pack(hazard.artifact).chunks)
     site.refusal(version, hazard.cause)
     assert site.serving() == GOOD
     assert not site.missed_origins()
@@ -190,7 +191,7 @@ def test_endless_chunks_take_no_memory_and_no_model_away(site: Site) -> None:
 
     def flood() -> tuple[int, float]:
         manifest = manifest_of(artifact, golden, next(VERSIONS), expires=in_a_month())
-        site.desire(manifest)
+        site.watcher.desire(manifest)
         for number in range(100):
             topic = f"metercast/artifacts/{manifest.sha256}/{number}"
             site.watcher.connection.publish(topic, bytes([number]) * 131_000, retain=number == 0)
@@ -214,7 +215,7 @@ def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
         for number in range(100):
             version = next(VERSIONS)
             forged = {"sha256": f"{number:064x}", "reason": "x" * 100_000, "version": version}
-            site.desire(manifest.model_copy(update=forged))
+            site.watcher.desire(manifest.model_copy(update=forged))
         site.refusal(version, "bad_signature")
         return site.edge.resident_mb()
 
@@ -231,10 +232,10 @@ def test_endless_manifests_take_no_memory_and_no_model_away(site: Site) -> None:
 def test_a_retired_key_is_not_trusted_any_more_and_what_runs_goes_on(prepared_site: Path, tmp_path: Path) -> None:
     trusted = f'keys.trusted=["{STRANGER.trusted}"]'
     with copied(prepared_site, tmp_path / "site", trusted) as site:
-        site.publish(*good(2, seed=2))
+        site.watcher.offer(*good(2, seed=2))
         site.refusal(2, "unknown_key")
         assert site.serving() == 1
-        site.desire(signed(good(2, seed=2)[0], [KEY, STRANGER]))
+        site.watcher.desire(signed(good(2, seed=2)[0], [KEY, STRANGER]))
         site.wait_for_champion(2)
 
 
@@ -242,7 +243,7 @@ def test_without_trusted_keys_every_model_is_refused_and_forecasts_come_from_the
     broker: Broker, tmp_path: Path
 ) -> None:
     with site_at(broker, tmp_path / "edge", "keys.trusted=[]") as site:
-        site.publish(*good(1))
+        site.watcher.offer(*good(1))
         site.refusal(1, "no_trusted_keys")
         forecast = site.forecast()
         assert forecast["rung"] == "profile_mean"

@@ -3,12 +3,13 @@
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.aside import Ended, ask
-from tests.children import children, descriptors
+from tests.children import nothing_left
 from tests.waiting import PATIENCE_S
 
 
@@ -18,10 +19,9 @@ def _ask(program: str, request: bytes = b"", seconds: float = PATIENCE_S, most_b
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> object:
-    before = descriptors(), children()
-    yield
-    assert (descriptors(), children()) == before
+def _nothing_is_left() -> Iterator[None]:
+    with nothing_left():
+        yield
 
 
 def test_what_is_asked_is_answered() -> None:

@@ -8,6 +8,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
+@cache
 def loaded_by(package: str) -> set[str]:
     """Top-level modules that a fresh process holds once every module of the package is imported."""
     run = [sys.executable, "-c", IMPORT_EVERY_MODULE, package]
