@@ -10,8 +10,9 @@ import re
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -21,24 +22,30 @@ import pytest
 from central.work import WorkFolder
 from shared.clock import iso
 from shared.messages import Reported, Running
-from tests.conftest import Broker, free_port
-from tests.integration.test_central_record import ROOT, START_US, Central, Edge, batch, environment
+from tests.integration.uplinks import START_US, Edge
+from tests.mosquitto import Broker
+from tests.ports import free_port
+from tests.processes import NO_TRACKING_SERVER, ROOT, CentralProcess, environment
+from tests.waiting import PATIENCE_S, wait_for
 
 STALLED = re.compile(r'metercast_central_stalled\{errand="(.+)"\} 1')
+SITE = "london"
 
 
-class Starved(Central):
+@dataclass
+class Starved(CentralProcess):
     """A central whose log is a pipe, so that it can still speak when its disk is full."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
-        super().__init__(broker, folder)
-        self.work, self.port = WorkFolder(folder), free_port()
-        self.settings += [f"central.metrics_port={self.port}"]
+    metrics_port: int = field(default_factory=free_port)
 
-    def start(self) -> None:
-        command = self.command("run")
+    def __post_init__(self) -> None:
+        self.settings = (NO_TRACKING_SERVER, f"central.metrics_port={self.metrics_port}")
+        self.work = WorkFolder(self.folder)
+
+    def spawn(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
+            self.words("run"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment()
         )
 
     @contextmanager
@@ -54,14 +61,14 @@ class Starved(Central):
 
     def stalled(self) -> set[str]:
         """The errands that cannot be done, as its metrics tell."""
-        with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=PATIENCE_S) as answer:
             return set(STALLED.findall(answer.read().decode()))
 
     def site(self) -> dict[str, Any] | None:
         """What its state on disk knows of the site."""
         if not self.work.rollout.exists():
             return None
-        kept: dict[str, Any] | None = json.loads(self.work.rollout.read_text())["sites"].get("london")
+        kept: dict[str, Any] | None = json.loads(self.work.rollout.read_text())["sites"].get(SITE)
         return kept
 
     def knows_report(self) -> bool:
@@ -79,41 +86,38 @@ class Starved(Central):
         return self.process.stdout.read().decode()
 
 
-def wait_for(accept: Callable[[], bool], what: str, within_s: float = 40) -> None:
-    until = time.monotonic() + within_s
-    while not accept():
-        if time.monotonic() > until:
-            pytest.fail(f"no {what} in {within_s} s")
-        time.sleep(0.1)
+@pytest.fixture
+def central(broker: Broker, tmp_path: Path) -> Iterator[Starved]:
+    made = Starved(tmp_path / "central", broker.port)
+    made.spawn()
+    broker.wait_subscribed("metercast-central", "metercast/+/uplink")
+    yield made
+    made.kill()
 
 
 @pytest.fixture
-def central(broker: Broker, tmp_path: Path) -> Iterator[Starved]:
-    made = Starved(broker, tmp_path / "central")
-    made.folder.mkdir()
-    made.start()
-    broker.wait_subscribed("metercast-central", "metercast/+/uplink")
+def edge(broker: Broker) -> Iterator[Edge]:
+    made = Edge(broker, SITE)
     yield made
-    assert made.process is not None
-    if made.process.poll() is None:
-        made.process.kill()
+    made.connection.stop()
 
 
-@pytest.mark.timeout(180)
-def test_a_full_disk_stops_the_record_and_the_rollout_and_ends_neither(broker: Broker, central: Starved) -> None:
-    assert central.process is not None
-    edge = Edge(broker)
-    edge.send(batch(1).compress())
-    edge.wait_acked(lambda acked: acked.seq == 1)
-    wait_for(lambda: central.site() is not None, "site")
+def report(edge: Edge) -> None:
     running = Running(name="m", version=4, sha256="4" * 64, since=iso(START_US))
+    edge.connection.publish(f"metercast/{SITE}/models/reported", Reported(champion=running).encode(), retain=True)
+
+
+def test_a_full_disk_stops_the_record_and_the_rollout_and_ends_neither(central: Starved, edge: Edge) -> None:
+    assert central.process is not None
+    edge.send_batches(1)
+    edge.wait_acked(lambda acked: acked.seq == 1)
+    wait_for(lambda: central.site() is not None, "the site to be known")
     with central.disk_full():
-        edge.connection.publish("metercast/london/models/reported", Reported(champion=running).encode(), retain=True)
-        wait_for(lambda: "rollout" in central.stalled(), "stalled rollout")
-        subprocess.run(central.command("models", "pause"), cwd=ROOT, check=True, timeout=60, env=environment())
-        for seq in (2, 3):
-            edge.send(batch(seq).compress())
-        wait_for(lambda: "record" in central.stalled(), "stalled record")
+        report(edge)
+        wait_for(lambda: "rollout" in central.stalled(), "the rollout to stall")
+        assert central.told("models", "pause").returncode == 0
+        edge.send_batches(2, 3)
+        wait_for(lambda: "record" in central.stalled(), "the record to stall")
         time.sleep(3)  # several tries
         edge.hear()
         assert edge.acked is not None
@@ -122,28 +126,23 @@ def test_a_full_disk_stops_the_record_and_the_rollout_and_ends_neither(broker: B
         assert not central.knows_report()
         assert "order followed" not in central.events()
     edge.wait_acked(lambda acked: acked.seq == 3)
-    wait_for(central.knows_report, "report that was missed")
-    wait_for(lambda: "order followed" in central.events(), "order that was left")
+    wait_for(central.knows_report, "the report that was missed")
+    wait_for(lambda: "order followed" in central.events(), "the order that was left")
     assert "swapped" in central.events()
-    wait_for(lambda: not central.stalled(), "end of all stalls")
-    assert central.end() == 0
+    wait_for(lambda: not central.stalled(), "the end of all stalls")
+    assert central.stop() == 0
     assert central.said().count("errand=record") == 2, "said when it began and when it was over"
 
 
-@pytest.mark.timeout(180)
-def test_a_central_that_is_killed_on_a_full_disk_has_lost_nothing(broker: Broker, central: Starved) -> None:
-    assert central.process is not None
-    edge = Edge(broker)
-    edge.send(batch(1).compress())
+def test_a_central_that_is_killed_on_a_full_disk_has_lost_nothing(central: Starved, edge: Edge) -> None:
+    edge.send_batches(1)
     edge.wait_acked(lambda acked: acked.seq == 1)
-    running = Running(name="m", version=4, sha256="4" * 64, since=iso(START_US))
     with central.disk_full():
-        edge.connection.publish("metercast/london/models/reported", Reported(champion=running).encode(), retain=True)
-        edge.send(batch(2).compress())
-        wait_for(lambda: "record" in central.stalled(), "stalled record")
-        central.process.kill()
-        central.process.wait(10)
-    central.start()
+        report(edge)
+        edge.send_batches(2)
+        wait_for(lambda: "record" in central.stalled(), "the record to stall")
+        central.kill()
+    central.spawn()
     edge.wait_acked(lambda acked: acked.seq == 2)
-    wait_for(central.knows_report, "report")
-    assert central.end() == 0
+    wait_for(central.knows_report, "the report")
+    assert central.stop() == 0
