@@ -1,4 +1,4 @@
-"""Covariates through the whole of it: published to a real broker, taken by the edge, recorded; see also the trainings."""
+"""Covariates through the whole of it: published to a real broker, taken by the edge though it is killed, recorded."""
 
 from __future__ import annotations
 
