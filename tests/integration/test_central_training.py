@@ -23,8 +23,11 @@ from central.trainings import FLEET, Result, results_in
 from central.work import WorkFolder, replace_text
 from shared.calendars import Calendar
 from shared.clock import HOUR_US, iso
+from shared.covariates import column_names
 from shared.errors import MetercastError
+from shared.features import FEATURES
 from shared.manifest import pack
+from shared.messages import COVARIATE_COLUMNS, Uplink, columns_of
 from shared.params import Params
 from tests.integration.small_trainings import DAYS, METERS, START_US, arguments, central, fill
 from tests.processes import ROOT, environment
@@ -138,6 +141,24 @@ def test_a_model_that_misses_the_criteria_is_logged_and_not_registered(trained: 
     result = list(results_in(folder / "trainings"))[-1][1]
     assert (result.outcome, result.version, result.manifest) == ("rejected", None, None)
     assert Registry("", folder / "mlflow")._client().get_run(result.run_id).data.tags["outcome"] == "rejected"
+
+
+def test_a_training_from_a_record_with_covariates_makes_a_model_that_names_them(tmp_path: Path) -> None:
+    record = Record(str(tmp_path / "record"))
+    fill(record)
+    warmth = np.sin(np.arange(DAYS * 24) / 9).round(3).tolist()
+    rows = [("warmth", START_US, START_US, 3600.0, warmth, "", START_US)]
+    rows += [("seldom", START_US, START_US, 3600.0, [1.0], "", START_US)]
+    kinds = {"covariates": columns_of(COVARIATE_COLUMNS, rows)}
+    at = iso(START_US + DAYS * 24 * HOUR_US)
+    record.append([Uplink(site="s", epoch="other", seq=1, at=at, kinds=kinds)])
+    done = central(tmp_path, "train")
+    assert done.returncode == 0, done.stderr
+    ((_, result),) = list(results_in(tmp_path / "trainings"))
+    assert result.outcome == "accepted"
+    assert result.manifest is not None
+    assert result.manifest.features == [*FEATURES, *column_names(("warmth",))]
+    assert len(result.manifest.golden.inputs[0]) == len(FEATURES) + 3
 
 
 def test_training_on_an_empty_record_is_refused_in_a_sentence(tmp_path: Path) -> None:

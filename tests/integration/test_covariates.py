@@ -1,21 +1,13 @@
-"""Covariates through the whole of it: published to a real broker, taken by the edge, recorded, trained with."""
+"""Covariates through the whole of it: published to a real broker, taken by the edge though it is killed, recorded."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
-
 from central.record import Record
-from central.trainings import results_in
-from shared.clock import HOUR_US, iso
-from shared.covariates import column_names
-from shared.features import FEATURES
-from shared.messages import COVARIATE_COLUMNS, Uplink, columns_of
+from shared.clock import iso
 from tests.integration.plant import SITE, START_US, Watcher, edge_at, origin, reading
-from tests.integration.small_trainings import DAYS, central, fill
-from tests.integration.small_trainings import START_US as FILLED_FROM_US
 from tests.mosquitto import Broker
 from tests.processes import CentralProcess
 from tests.waiting import wait_for
@@ -55,21 +47,3 @@ def test_what_is_published_ahead_is_in_the_record_though_the_edge_is_killed(brok
         ("temperature", origin(1), [20.5, None, -3.0], "°C"),
         ("temperature", origin(2), [20.5, None, -3.0], "°C"),
     ]
-
-
-def test_a_training_from_a_record_with_covariates_makes_a_model_that_names_them(tmp_path: Path) -> None:
-    record = Record(str(tmp_path / "record"))
-    fill(record)
-    warmth = np.sin(np.arange(DAYS * 24) / 9).round(3).tolist()
-    rows = [("warmth", FILLED_FROM_US, FILLED_FROM_US, 3600.0, warmth, "", FILLED_FROM_US)]
-    rows += [("seldom", FILLED_FROM_US, FILLED_FROM_US, 3600.0, [1.0], "", FILLED_FROM_US)]
-    kinds = {"covariates": columns_of(COVARIATE_COLUMNS, rows)}
-    at = iso(FILLED_FROM_US + DAYS * 24 * HOUR_US)
-    record.append([Uplink(site="s", epoch="other", seq=1, at=at, kinds=kinds)])
-    done = central(tmp_path, "train")
-    assert done.returncode == 0, done.stderr
-    ((_, result),) = list(results_in(tmp_path / "trainings"))
-    assert result.outcome == "accepted"
-    assert result.manifest is not None
-    assert result.manifest.features == [*FEATURES, *column_names(("warmth",))]
-    assert len(result.manifest.golden.inputs[0]) == len(FEATURES) + 3
