@@ -12,6 +12,7 @@ import pytest
 from edge.effects import (
     ChunkArrived,
     DesiredArrived,
+    KeepArtifacts,
     Prove,
     Publish,
     Subscribe,
@@ -242,6 +243,20 @@ def test_a_transfer_goes_on_after_a_restart_with_what_is_missing(desk: EdgeAtDes
     desk.tell(ChunkArrived(manifest.sha256, last, chunks[last]))
     assert last_report(desk)["champion"]["version"] == 1
     assert [path.name for path in (desk.folder / "models").iterdir()] == [f"{manifest.sha256}.onnx"]
+
+
+def test_chunks_stay_on_disk_until_it_is_known_what_is_wanted_whatever_else_is_cleared_up(desk: EdgeAtDesk) -> None:
+    first, (manifest, chunks) = small_manifest(version=1), big(version=2)
+    install(desk, *first)
+    want(desk, manifest)
+    deliver(desk, manifest, chunks[:-1])
+    (desk.folder / "models" / f"{first[0].sha256}.onnx").write_bytes(b"damaged")
+    desk.restart()
+    desk.effects.clear()
+    desk.tick()
+    assert [type(effect) for effect in desk.effects if isinstance(effect, KeepArtifacts)] == [KeepArtifacts]
+    want(desk, manifest)
+    assert Subscribe(f"metercast/artifacts/{manifest.sha256}/{len(chunks) - 1}") in desk.effects
 
 
 def test_chunks_that_are_all_on_disk_are_taken_up_without_another(desk: EdgeAtDesk) -> None:
