@@ -18,7 +18,7 @@ import numpy as np
 from bench.edge_process import ROOT_TOPIC, edge_settings, install_model, start_edge
 from bench.edge_state import daily_loads, meter_name, write_state
 from bench.figures import Figure
-from bench.stage import BenchFailed, Broker, cpu_s, resident_bytes, say
+from bench.stage import BenchFailed, Broker, cpu_s, peak_resident_bytes, resident_bytes, say
 from bench.wire import PUBLISH, Wire, publish_packet, topic_and_payload
 from demo.processes import Child
 from shared.clock import HOUR_US, iso, parse_instant_us
@@ -28,6 +28,7 @@ from shared.topics import SiteTopics
 SITE: Final = "bench"
 END: Final = parse_instant_us("2026-01-05T00:00:00Z") // HOUR_US
 PATIENCE_S: Final = 300.0
+REST_S: Final = 7.0  # until the edge has given back what the last closing took
 
 
 def run(*, meters: int = 1000, weeks: int = 5, closings: int = 60, trees: int = 120) -> list[Figure]:
@@ -46,10 +47,14 @@ def run(*, meters: int = 1000, weeks: int = 5, closings: int = 60, trees: int = 
                 seconds = _closings(wire, child, topics, meters, closings + 1)[1:]
             each_s = (cpu_s(child.process.pid) - before_s) / (closings + 1)
             rss_mb = resident_bytes(child.process.pid) / 1e6
+            peak_mb = peak_resident_bytes(child.process.pid) / 1e6
+            time.sleep(REST_S)
+            rest_mb = resident_bytes(child.process.pid) / 1e6
         finally:
             child.stop()
     conditions: dict[str, object] = {"meters": meters, "weeks": weeks, "trees_per_quantile": trees}
-    return _figures(seconds, rss_mb, conditions | {"edge_cpu_s_per_closing": round(each_s, 4)})
+    memory = {"peak_mb": round(peak_mb, 1), "at_rest_mb": round(rest_mb, 1)}
+    return _figures(seconds, rss_mb, conditions | {"edge_cpu_s_per_closing": round(each_s, 4)} | memory)
 
 
 def _closings(wire: Wire, child: Child, topics: SiteTopics, meters: int, closings: int) -> list[float]:

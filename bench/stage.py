@@ -148,6 +148,16 @@ def resident_bytes(pid: int) -> int:
     return int(told.stdout) * 1024
 
 
+def peak_resident_bytes(pid: int) -> int:
+    """The most it ever had resident; 0 where there is no /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    told = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "0")
+    return int(told) * 1024
+
+
 def say(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)

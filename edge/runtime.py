@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -17,26 +16,19 @@ from typing import Final
 from edge.bootstrap import Edge
 from edge.changes import Changes
 from edge.effects import (
-    AckedArrived,
-    ChunkArrived,
     Commit,
-    CovariatesArrived,
-    DesiredArrived,
     Effect,
     EpochRenewed,
     Event,
     ForecastsConfirmed,
     GapMade,
-    HistoryArrived,
     KeepArtifacts,
     KeepChunk,
     MakeGap,
     NumbersInDoubt,
     Prove,
     Publish,
-    ReadingsArrived,
     RenewEpoch,
-    RestoreArrived,
     SaveArtifact,
     StateMended,
     Subscribe,
@@ -48,6 +40,8 @@ from edge.incumbent import LOOK_S, STATUS_EVERY_S, another_lived, require_free, 
 from edge.metrics import serve
 from edge.outbox import is_sound
 from edge.prover import Prover
+from edge.topic_events import events_of
+from edge.unconfirmed import Unconfirmed
 from shared import __version__
 from shared.clock import to_us, wall_now
 from shared.errors import StateDamaged, StateError
@@ -55,7 +49,6 @@ from shared.heap import return_freed_memory
 from shared.messages import RESTORE_WANTED, Status
 from shared.mqtt import Delivery
 from shared.packets import Incoming
-from shared.topics import parse_artifact_chunk
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +56,6 @@ LINGER_S: Final = 0.05  # a batch that is not full waits this long for more: one
 GATHER_S: Final = 0.002
 IDLE_WAIT_S: Final = 0.2
 CONFIRM_WAIT_S: Final = 0.01
-UNCONFIRMED_AT_MOST: Final = 1000  # they wait in memory: no forecasts are made beyond it until the broker confirms some
 COMMIT_RETRY_S: Final = 1.0
 STALLED_AFTER_S: Final = 30.0
 CAUGHT_UP_AFTER_S: Final = 1.0
@@ -81,7 +73,7 @@ class Runtime:
         self._prover = Prover(edge.artifacts, edge.try_out)
         self._stop = threading.Event()
         self._unsaved: dict[str, SaveArtifact] = {}  # by sha256, for want of room
-        self._unconfirmed: deque[tuple[Delivery, tuple[int, int] | None, Publish]] = deque()
+        self._unconfirmed = Unconfirmed(self._publish)
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
         self._was_connected = False
@@ -139,7 +131,7 @@ class Runtime:
         self._confirm()
         self._swap()
         self._carry_out(self._node.models.tell_changes())  # once a turn, however many were desired
-        if self._may_publish:
+        if not self._unconfirmed.is_full:
             caught_up = self._caught_up(len(messages))
             self._has_caught_up |= caught_up
             self._handle(Tick(caught_up=caught_up))
@@ -172,14 +164,10 @@ class Runtime:
             self._behind_at_s = now_s
         return now_s - self._behind_at_s >= CAUGHT_UP_AFTER_S
 
-    @property
-    def _may_publish(self) -> bool:
-        return len(self._unconfirmed) < UNCONFIRMED_AT_MOST
-
     def _take(self) -> list[Incoming]:
         """A batch: what waits, and what comes within LINGER_S of the first, unless it is full or forecasts are due."""
         limit, busy = self._edge.params.edge.batch, self._node.busy
-        if busy and self._may_publish:
+        if busy and not self._unconfirmed.is_full:
             return self._connection.receive(limit, 0.0)
         messages = self._connection.receive(
             limit, CONFIRM_WAIT_S if busy and self._connection.connected else IDLE_WAIT_S
@@ -192,22 +180,12 @@ class Runtime:
 
     def _on_messages(self, messages: list[Incoming]) -> None:
         topics = self._node.topics
-        readings = [message for message in messages if topics.meter_of(message.topic) is not None]
-        if readings:
-            self._handle(ReadingsArrived(tuple(readings)))
-        others = [m for m in messages if topics.meter_of(m.topic) is None] if len(readings) < len(messages) else []
-        history = [message for message in others if topics.backfilled_meter_of(message.topic) is not None]
-        if history:
-            self._handle(HistoryArrived(tuple(history)))
-        covariates = [message for message in others if topics.covariate_of(message.topic) is not None]
-        if covariates:
-            self._handle(CovariatesArrived(tuple(covariates)))
-        for message in others:
-            if message.topic == topics.status and message.payload:
+        for event in events_of(messages, topics):
+            self._handle(event)
+        status_topic = topics.status
+        for message in messages:
+            if message.topic == status_topic and message.payload:
                 self._require_not_replaced(message)
-            event = self._control(message)
-            if event is not None:
-                self._handle(event)
         self._connection.acknowledge(messages)
 
     def _require_not_replaced(self, status: Incoming) -> None:
@@ -217,17 +195,6 @@ class Runtime:
         require_not_replaced(
             status.payload, self._node.topics, instance=edge.instance, started_at=edge.started_at, gone=gone
         )
-
-    def _control(self, message: Incoming) -> Event | None:
-        topics = self._node.topics
-        if message.topic == topics.acked:
-            return AckedArrived(message.topic, message.payload, live=not message.retain)
-        if message.topic == topics.restore:
-            return RestoreArrived(message.topic, message.payload)
-        if message.topic == topics.desired and message.payload:
-            return DesiredArrived(message.topic, message.payload)
-        chunk = parse_artifact_chunk(topics.root, message.topic)
-        return ChunkArrived(*chunk, message.payload) if chunk is not None else None
 
     def _handle(self, event: Event) -> None:
         self._carry_out(self._node.handle(event, to_us(wall_now())))
@@ -245,7 +212,7 @@ class Runtime:
                 case MakeGap():
                     self._make_gap(effect)
                 case Publish():
-                    self._publish(effect)
+                    self._unconfirmed.publish(effect)
                 case Subscribe(topic_filter):
                     self._connection.subscribe(topic_filter)
                 case Unsubscribe(topic_filter):
@@ -318,26 +285,11 @@ class Runtime:
         unsaved, self._unsaved = self._unsaved, {}
         self._carry_out(list(unsaved.values()))
 
-    def _publish(self, effect: Publish) -> None:
-        delivery = self._connection.publish(
-            effect.topic, effect.payload, retain=effect.retain, expiry_s=effect.expiry_s
-        )
-        self._unconfirmed.append((delivery, effect.forecast, effect))
+    def _publish(self, effect: Publish) -> Delivery:
+        return self._connection.publish(effect.topic, effect.payload, retain=effect.retain, expiry_s=effect.expiry_s)
 
     def _confirm(self) -> None:
-        """Take up what the broker has confirmed, in order; what found the queue full is published again."""
-        confirmed: list[tuple[int, int]] = []
-        while self._unconfirmed:
-            delivery, forecast, effect = self._unconfirmed[0]
-            if delivery.refused:
-                self._unconfirmed.popleft()
-                self._publish(effect)
-                break
-            if not delivery.done:
-                break
-            self._unconfirmed.popleft()
-            if forecast is not None:
-                confirmed.append(forecast)
+        confirmed = self._unconfirmed.confirmed()
         if confirmed:
             self._handle(ForecastsConfirmed(tuple(confirmed)))
 

@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any, Final
 
 # From malloc.h. One heap for all threads: else each keeps what it freed where no other finds it, and they take turns
-# anyway, as Python lets one run at a time. What is larger than MAPPED_FROM_BYTES goes back the moment it is freed, and
-# so does the heap's end beyond FREE_END_BYTES: by itself glibc lets both grow with the largest array it has seen.
-# Arrays that come and go within a block of features are smaller: fresh pages for each cost a third of the time.
+# anyway, as Python lets one run at a time. What is larger than MAPPED_FROM_BYTES (a round's features, a model's file)
+# goes back the moment it is freed. Arrays that come and go within a block of features are far smaller: fresh pages for
+# each of them would cost a third of a round's time, and so would a heap whose end was given back each time.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-MAPPED_FROM_BYTES: Final = 2_097_152
-FREE_END_BYTES: Final = 4_194_304
+MAPPED_FROM_BYTES: Final = 3_145_728
+FREE_END_BYTES: Final = 33_554_432
 
 
 def keep_little() -> None:

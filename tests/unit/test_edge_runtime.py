@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -9,13 +10,29 @@ import pytest
 
 from edge import runtime
 from edge.bootstrap import build
-from edge.effects import KeepArtifacts, SaveArtifact, Tick
+from edge.effects import (
+    AckedArrived,
+    ChunkArrived,
+    CovariatesArrived,
+    DesiredArrived,
+    HistoryArrived,
+    KeepArtifacts,
+    Publish,
+    ReadingsArrived,
+    RestoreArrived,
+    SaveArtifact,
+    Tick,
+)
 from edge.runtime import Runtime
 from edge.store import Store
+from edge.topic_events import events_of
+from edge.unconfirmed import AT_MOST, Unconfirmed
 from shared import params_file
 from shared.clock import DAY_US, to_datetime
 from shared.errors import StateError
 from shared.manifest import digest_of
+from shared.packets import Incoming
+from shared.topics import SiteTopics, artifact_chunk
 from tests.unit.edge_harness import START_US
 
 MINUTE_US = 60_000_000
@@ -62,3 +79,70 @@ def test_an_artifact_that_found_no_room_is_saved_later_unless_nobody_wants_it_an
     assert edge.artifacts.read(digest_of(wanted)) == wanted
     assert edge.artifacts.read(digest_of(unwanted)) is None
     edge.store.close()
+
+
+TOPICS = SiteTopics("metercast", "desk")
+
+
+@dataclass
+class Sent:
+    """A publication of which the test says what became."""
+
+    done: bool = False
+    refused: bool = False
+
+
+def message(topic: str, payload: bytes = b"{}", *, retain: bool = False) -> Incoming:
+    return Incoming(topic, payload, len(payload), retain=retain)
+
+
+def test_a_batch_is_an_event_for_its_readings_its_history_and_its_covariates_and_one_for_each_word_of_central() -> None:
+    read, more = message(TOPICS.reading("a")), message(TOPICS.reading("b"))
+    backfilled, warmth = message(TOPICS.backfill("a")), message(TOPICS.covariate("warmth"))
+    words = [message(TOPICS.acked), message(TOPICS.acked, retain=True), message(TOPICS.restore)]
+    models = [message(TOPICS.desired), message(artifact_chunk("metercast", "0" * 64, 3), b"chunk")]
+    others = [message(TOPICS.desired, b""), message(TOPICS.status), message("elsewhere")]
+    assert list(events_of([*words, read, warmth, *models, backfilled, *others, more], TOPICS)) == [
+        ReadingsArrived((read, more)),
+        HistoryArrived((backfilled,)),
+        CovariatesArrived((warmth,)),
+        AckedArrived(TOPICS.acked, b"{}", live=True),
+        AckedArrived(TOPICS.acked, b"{}", live=False),
+        RestoreArrived(TOPICS.restore, b"{}"),
+        DesiredArrived(TOPICS.desired, b"{}"),
+        ChunkArrived("0" * 64, 3, b"chunk"),
+    ]
+    assert list(events_of([], TOPICS)) == []
+
+
+def test_what_is_published_is_confirmed_in_order_and_once_and_sent_again_where_the_queue_was_full() -> None:
+    sent: list[tuple[Publish, Sent]] = []
+
+    def send(effect: Publish) -> Sent:
+        sent.append((effect, Sent()))
+        return sent[-1][1]
+
+    waiting = Unconfirmed(send)
+    for row in range(3):
+        waiting.publish(Publish("t", b"", forecast=(row, 7)))
+    waiting.publish(Publish("dead letter", b""))
+    sent[1][1].done = True
+    assert waiting.confirmed() == []  # the first has not arrived
+    sent[0][1].done = True
+    assert waiting.confirmed() == [(0, 7), (1, 7)]
+    sent[2][1].refused = True
+    assert waiting.confirmed() == []
+    assert [effect.topic for effect, _delivery in sent] == ["t", "t", "t", "dead letter", "t"]
+    for _effect, delivery in sent[3:]:
+        delivery.done = True
+    assert waiting.confirmed() == [(2, 7)]
+    assert waiting.confirmed() == []
+
+
+def test_more_than_so_many_unconfirmed_are_too_many() -> None:
+    waiting = Unconfirmed(lambda _effect: Sent())
+    for _ in range(AT_MOST - 1):
+        waiting.publish(Publish("t", b""))
+    assert not waiting.is_full
+    waiting.publish(Publish("t", b""))
+    assert waiting.is_full
