@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from central import orders
+from central.artifacts import Artifacts
 from central.jobs import Jobs
 from central.journal import Journal
 from central.keyring import Keyring
@@ -46,16 +47,14 @@ from central.telemetry import CentralMetrics
 from central.unsaid import Unsaid, due_between
 from central.work import WorkFolder, read_object, replace_text
 from shared.errors import MetercastError
-from shared.manifest import Manifest, Packed, Role, pack
+from shared.manifest import Manifest, Role
 from shared.messages import Desired
 from shared.mqtt import Connection
 from shared.mqtt import Delivery as Publication
-from shared.topics import SiteTopics, artifact_chunk
+from shared.topics import SiteTopics
 
 log = logging.getLogger(__name__)
 
-CHUNK_EXPIRY: Final = timedelta(days=30)
-PACKS_KEPT: Final = 3  # champion, challenger, and what is on its way
 REFRESH_EVERY: Final = timedelta(days=7)
 LOOK_EVERY: Final = timedelta(minutes=10)  # for what is to be refreshed
 REGISTRY: Final = ""  # no site's name: when the registry is told again
@@ -125,8 +124,7 @@ class Delivery:
         self._metrics = metrics
         self._root = root
         self._keyring = keyring
-        self._packs: dict[str, Packed] = {}  # by sha256, the latest used last
-        self._unread: set[str] = set()  # artifacts that should be published and could not be read
+        self._artifacts = Artifacts(work, connection, Stall("artifacts", metrics.stalled), root=root)
         self._signers: frozenset[str] | None = None
         self._missing = ""
         self._refreshed: datetime | None = None
@@ -136,7 +134,6 @@ class Delivery:
         self._under_way: deque[Publication] = deque()
         self._keeping = Stall("rollout", metrics.stalled)
         self._ordering = Stall("orders", metrics.stalled)
-        self._reading = Stall("artifacts", metrics.stalled)
 
     @property
     def state(self) -> RolloutState:
@@ -176,7 +173,7 @@ class Delivery:
             self._keep()
         self._look_for_keys(wall=wall, event_us=event_us)
         self._take_orders(wall=wall, event_us=event_us)
-        self._publish_unread()
+        self._artifacts.publish_missed(self.state.wanted())
         self.handle(Tick(live), wall=wall, event_us=event_us)
 
     def handle(self, event: Event, *, wall: datetime, event_us: int | None) -> list[Effect]:
@@ -257,7 +254,7 @@ class Delivery:
             self._under_way.append(publication)
             self._allowed -= 1
         for sha256, chunks in self._unsaid.clearances().items():
-            self._publish_chunks(sha256, [b""] * chunks)
+            self._artifacts.clear(sha256, chunks)
 
     def _take_orders(self, *, wall: datetime, event_us: int | None) -> None:
         """Follow what `central models` left, each once: its file goes when that is on disk. Raises Unkept."""
@@ -323,7 +320,7 @@ class Delivery:
         match effect:
             case PublishArtifact(sha256):
                 self._unsaid.keep(sha256)
-                self._publish_artifact(sha256)
+                self._artifacts.publish(sha256)
             case PublishDesired(site, desired):
                 self._unsaid.add(site, desired, again=again)
             case ClearArtifact(sha256, chunks):
@@ -341,49 +338,10 @@ class Delivery:
         if manifest is None:
             return None
         manifest = manifest.model_copy(update={"role": role})
-        packed = self._packed(manifest.sha256)
+        packed = self._artifacts.packed(manifest.sha256)
         if packed is not None:  # what is signed are the chunks that are published, whatever packed it when it was made
             manifest = manifest.model_copy(update=packed.claims)
         signed = self._keyring.signed(manifest, site=site, wall=wall)
         if signed is None:
             raise _Unsigned
         return signed
-
-    def _publish_artifact(self, sha256: str) -> None:
-        packed = self._packed(sha256)
-        if packed is None:
-            self._unread.add(sha256)
-            return
-        self._unread.discard(sha256)
-        self._publish_chunks(sha256, packed.chunks)
-
-    def _publish_unread(self) -> None:
-        """Try again to publish the artifacts that could not be read and are still wanted."""
-        self._unread &= self.state.wanted().keys()
-        if self._reading.holds(time.monotonic()):
-            return
-        for sha256 in tuple(self._unread):
-            self._publish_artifact(sha256)
-        if not self._unread:
-            self._reading.passed()
-
-    def _packed(self, sha256: str) -> Packed | None:
-        """An artifact as it is published; None when it cannot be read."""
-        packed = self._packs.pop(sha256, None)
-        if packed is None:
-            path = self._work.artifact(sha256)
-            try:
-                packed = pack(path.read_bytes())
-            except OSError as error:
-                self._reading.failed(f"{path}: {error.strerror}", time.monotonic())
-                return None
-        self._packs[sha256] = packed
-        for oldest in list(self._packs)[:-PACKS_KEPT]:
-            del self._packs[oldest]
-        return packed
-
-    def _publish_chunks(self, sha256: str, chunks: Iterable[bytes]) -> None:
-        for number, chunk in enumerate(chunks):
-            topic = artifact_chunk(self._root, sha256, number)
-            expiry_s = int(CHUNK_EXPIRY.total_seconds()) if chunk else None
-            self._connection.publish(topic, chunk, retain=True, expiry_s=expiry_s)

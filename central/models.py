@@ -64,6 +64,18 @@ def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wa
     if verb == "rollback":
         version = newest_begun(state) or None
     left = orders.Order(verb=verb, version=version, to=to)
+    after = _followed(work, state, left)
+    orders.leave(work, left, wall)
+    told = _HALTS.get(verb) or f"version {version} {_DONE[verb]}"
+    if to is not None:
+        told = f"the fleet goes from version {version} to {to}, signed as a step back"
+    whether = "`central run` sees to it" if work.is_held else "that is, once `central run` is up again here"
+    following = next_model(after, _trained(params, after, wall), params.training)
+    return "\n".join([f"{told}; {whether}", *_aftermath(state, after, following)])
+
+
+def _followed(work: WorkFolder, state: RolloutState, left: orders.Order) -> RolloutState:
+    """The rollout once an order is followed. Raises MetercastError when it cannot be."""
     try:
         ordered = orders.ordered(work, left)
     except orders.NoTarget as error:
@@ -71,38 +83,27 @@ def order(params: Params, verb: Verb, version: int | None, to: int | None, *, wa
     wrong = objection(state, ordered)
     if wrong:
         raise MetercastError(f"models: {wrong}")
-    after, _ = on_order(state, ordered, None)
-    orders.leave(work, left, wall)
-    told = _HALTS.get(verb) or f"version {version} {_DONE[verb]}" + (f" to version {to}" if to is not None else "")
-    whether = "`central run` sees to it" if work.is_held else "that is, once `central run` is up again here"
-    following = next_model(after, _trained(params, wall), params.training)
-    return "\n".join([f"{told}; {whether}", *_aftermath(state, after, following)])
+    return on_order(state, ordered, None)[0]
 
 
 def _aftermath(before: RolloutState, after: RolloutState, following: str) -> list[str]:
     """What an order ends for good, and what comes after it."""
-    over = [
-        ended.version
-        for ended in after.ended
-        if ended not in before.ended and ended.state not in ("passed", "superseded")
-    ]
-    if not over:
-        return []
-    lines = [f"version {version} does not go out again by itself: versions only rise" for version in over]
-    if after.stopped:
+    ended = [end for end in after.ended if end not in before.ended]
+    over = [end.version for end in ended if end.state not in ("passed", "superseded")]
+    lines = [f"version {version} does not go out again by itself" for version in over]
+    if after.stopped and not before.stopped:
         lines.append("until `central models resume` nothing goes out")
-    return [*lines, following] if following else lines
+    return [*lines, following] if lines and following else lines
 
 
-def _trained(params: Params, wall: datetime) -> Trained:
+def _trained(params: Params, state: RolloutState, wall: datetime) -> Trained:
     """What the work folder tells of trainings."""
-    work = work_folder(params)
-    state, trainings = load_rollout(work), trainings_in(work.trainings)
+    folder = work_folder(params).trainings
     seen = [site.seen_us for site in state.sites.values() if site.seen_us is not None]
     return Trained(
-        None if state.champion is None else trained_until_us(work.trainings, state.champion),
-        max(starts_in(work.trainings), default=None),
-        any(not training.taken and training.runs for training in trainings),
+        None if state.champion is None else trained_until_us(folder, state.champion),
+        max(starts_in(folder), default=None),
+        any(not training.taken and training.runs for training in trainings_in(folder)),
         to_us(wall) if params.clock == "wall" else max(seen, default=None),
     )
 
@@ -149,7 +150,7 @@ def _remarks(
         remarks.append(f"the rollout is {'stopped' if state.stopped else 'paused'}: `central models resume`")
     if not versions(results, state):
         remarks.append("no model was accepted yet")
-    following = next_model(state, _trained(params, wall), params.training)
+    following = next_model(state, _trained(params, state, wall), params.training)
     if following:
         remarks.append(following)
     missing = Keyring.of(params, work).missing()

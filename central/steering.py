@@ -71,11 +71,14 @@ def _target_objection(state: RolloutState, target: int, current: int) -> str:
     """A rollback that went too far is taken back by another: any older version than the newest a site was told."""
     if target == current:
         return f"version {target} is what is rolled out"
-    newest = max((site.highest for site in state.sites.values()), default=current)
-    newest = max(newest, current)
+    newest = _newest_told(state)
     if target < newest:
         return ""
     return f"version {target} is not older than {newest}, the newest that was rolled out{_over(state, target)}"
+
+
+def _newest_told(state: RolloutState) -> int:
+    return max((newest_begun(state), *(site.highest for site in state.sites.values())))
 
 
 def _unless_open(state: RolloutState, order: Ordered, what: str, open_to: Iterable[Manifest]) -> str:
@@ -90,9 +93,12 @@ def _over(state: RolloutState, version: int | None) -> str:
     ended = next((ended for ended in reversed(state.ended) if ended.version == version), None)
     if ended is None or ended.state == "passed":
         return ""
+    back = f"`central models rollback --to {ended.version}`"
+    if ended.version < _newest_told(state):
+        return f"; it was {ended.state}, and {back} is the way back to it"
     return (
         f"; it was {ended.state} and does not go out again: `central train` makes a newer one, and once that is rolled "
-        f"out `central models rollback --to {version}` may go back to this"
+        f"out {back} may go back to this"
     )
 
 

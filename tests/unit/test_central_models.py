@@ -124,7 +124,7 @@ def test_who_stops_a_version_is_told_that_it_is_over_and_what_brings_the_next(tm
     )
     assert stopped(tmp_path).order("stop").splitlines() == [
         "the rollout is stopped; that is, once `central run` is up again here",
-        "version 2 does not go out again by itself: versions only rise",
+        "version 2 does not go out again by itself",
         "until `central models resume` nothing goes out",
         following,
     ]
@@ -140,6 +140,17 @@ def test_who_wants_a_stopped_version_back_is_told_what_to_do(
     with pytest.raises(MetercastError, match="it was stopped and does not go out again: `central train` makes a newer"):
         counter.order(verb, version, to)
     assert "`central train` makes one now" in models.listed(counter.params, as_json=False, wall=WALL)
+
+
+def test_a_version_that_was_overtaken_may_be_gone_back_to_and_whoever_approves_it_is_told_how(tmp_path: Path) -> None:
+    counter = stopped(tmp_path)
+    counter.desk.order("stop")
+    counter.desk.order("resume")
+    counter.desk.settle(3)
+    counter.save()
+    with pytest.raises(MetercastError, match="it was stopped, and `central models rollback --to 2` is the way back"):
+        counter.order("approve", 2)
+    assert counter.order("rollback", to=2).startswith("the fleet goes from version 3 to 2, signed as a step back; ")
 
 
 def test_while_something_is_coming_or_a_training_runs_the_next_model_is_known() -> None:
