@@ -142,7 +142,8 @@ def results_in(folder: Path, *, fresh: bool = False) -> Iterator[tuple[Training,
             result = training.result()
         except MetercastError as error:
             log.error("result left out: %s", error)
-            training.take()
+            if fresh:
+                training.take()
             continue
         if result is not None:
             yield training, result
