@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,23 +30,11 @@ from tests.unit.models_desk import (
     big,
     deliver,
     fail,
-    going_on_from,
     install,
     last_report,
     next_forecast,
     want,
-    with_eight_days,
 )
-
-
-@pytest.fixture(scope="module")
-def eight_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_eight_days(tmp_path_factory.mktemp("prepared") / "edge")
-
-
-@pytest.fixture
-def desk(eight_days: Path, tmp_path: Path) -> EdgeAtDesk:
-    return going_on_from(eight_days, tmp_path / "edge")
 
 
 def test_a_desired_model_is_fetched_checked_swapped_in_and_reported(desk: EdgeAtDesk) -> None:

@@ -4,7 +4,6 @@ import gc
 import gzip
 import json
 import tracemalloc
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,23 +29,11 @@ from tests.unit.models_desk import (
     big,
     deliver,
     fail,
-    going_on_from,
     install,
     last_report,
     next_forecast,
     want,
-    with_eight_days,
 )
-
-
-@pytest.fixture(scope="module")
-def eight_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_eight_days(tmp_path_factory.mktemp("prepared") / "edge")
-
-
-@pytest.fixture
-def desk(eight_days: Path, tmp_path: Path) -> EdgeAtDesk:
-    return going_on_from(eight_days, tmp_path / "edge")
 
 
 def test_a_model_whose_file_is_found_damaged_when_it_is_desired_again_is_fetched(desk: EdgeAtDesk) -> None:
