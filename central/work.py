@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.durable import sync
 from shared.errors import MetercastError
 
 
@@ -93,12 +94,12 @@ class WorkFolder:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new one whole."""
+    """Write a file so that a reader, or a power cut, finds the old or the new one whole, and the new one afterwards."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """As `replace_text`, of bytes. Raises OSError; the old file is there then, and nothing of the new one."""
+    """As `replace_text`, of bytes. Raises OSError; the old file stays, unless only the sync of its folder failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -111,6 +112,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):  # on a full disk half a file is room that somebody needs
             fresh.unlink()
         raise
+    sync(path.parent)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
