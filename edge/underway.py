@@ -50,8 +50,8 @@ class Underway:
 
     @property
     def transfers(self) -> list[str]:
-        """Digests of the artifacts that chunks are awaited of."""
-        return sorted(self._transfers)
+        """Digests of the artifacts that this process, or one before it, is subscribed to."""
+        return sorted({*self._transfers, *self._stale})
 
     def resume(self, transfers: Iterable[str]) -> None:
         """Know what an earlier process was subscribed to, to end that unless it is awaited again."""
