@@ -1,7 +1,7 @@
 """Models on the wire: packed as they are published, in retained chunks that end by themselves.
 
-Invariant: an artifact that could not be read when it was to be published is published as soon as it can be, if it is
-still wanted.
+Invariants: only what its name says is packed, published and signed for; an artifact that could not be read when it was
+to be published is published as soon as it can be, if it is still wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from central.stalls import Stall
 from central.work import WorkFolder
-from shared.manifest import Packed, pack
+from shared.manifest import Packed, digest_of, pack
 from shared.mqtt import Connection
 from shared.topics import artifact_chunk
 
@@ -68,10 +68,14 @@ class Artifacts:
     def _read(self, sha256: str) -> Packed | None:
         path = self._work.artifact(sha256)
         try:
-            return pack(path.read_bytes())
+            artifact = path.read_bytes()
         except OSError as error:
             self._stall.failed(f"{path}: {error.strerror}", time.monotonic())
             return None
+        if digest_of(artifact) != sha256:  # else whatever lies there would be signed
+            self._stall.failed(f"{path}: damaged: its sha256 is not its name", time.monotonic())
+            return None
+        return pack(artifact)
 
     def _publish(self, sha256: str, chunks: Iterable[bytes]) -> None:
         for number, chunk in enumerate(chunks):

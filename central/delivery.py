@@ -271,7 +271,9 @@ class Delivery:
 
     def _look_for_keys(self, *, wall: datetime, event_us: int | None, candidate: Manifest | None = None) -> None:
         """Notice keys that come and go; whoever trusts the new ones is told everything again."""
-        manifest = next(iter([*self.state.wanted().values(), *self.state.undecided]), candidate)
+        state = self.state
+        signed = (*state.wanted().values(), *state.undecided, state.withdrawn, candidate)
+        manifest = next((known for known in signed if known is not None), None)
         if manifest is None:
             return  # nothing to sign yet
         before, self._signers = self._signers, self._signers_now(manifest, wall)

@@ -1,8 +1,8 @@
 """Who gets a model when, and whether it may go on: pure judgements over sites, their reports and live scores.
 
 Invariants: which sites are canaries follows from version, sites and when each was seen last, and from nothing else; a
-refusal of another version says nothing of this one; what is the fault of keys, clocks or the transfer holds a model
-up, and never condemns it.
+refusal of another version says nothing of this one, and one that anyone can bring about hides no other; what is the
+fault of keys, clocks or the transfer holds a model up, and never condemns it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.clock import duration_us
 from shared.manifest import Manifest
 from shared.messages import Refusal
 from shared.params import RolloutParams
-from shared.refusals import Cause
+from shared.refusals import UNVOUCHED, Cause
 
 CANARY_SHARE: Final = 0.1
 LATELY: Final = timedelta(hours=36)  # a canary should be there to be watched
@@ -131,9 +131,14 @@ def answer_of(site: Site, manifest: Manifest) -> tuple[Answer, str]:
 
 
 def refusal_of(site: Site, manifest: Manifest) -> Refusal | None:
-    """What a site last said against a version. One that runs it has then refused it as it was signed since."""
+    """What a site last said against a version. One that runs it has then refused it as it was signed since.
+
+    What it said of a claim that nobody trusted signed counts only where it said nothing else: anyone can forge one.
+    """
     refused = site.reported.refused if site.reported is not None else []
-    return next((refusal for refusal in reversed(refused) if concerns(refusal, manifest)), None)
+    against = [refusal for refusal in refused if concerns(refusal, manifest)]
+    vouched = [refusal for refusal in against if refusal.reason not in UNVOUCHED]
+    return next(reversed(vouched or against), None)
 
 
 def concerns(refusal: Refusal, manifest: Manifest) -> bool:

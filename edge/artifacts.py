@@ -1,6 +1,7 @@
 """The model files an edge keeps for its next start, and the chunks of those on their way.
 
-Invariant: a file that bears an artifact's name is whole, or found out when it is read.
+Invariants: a file that bears an artifact's name is whole, or found out when it is read; that an artifact is loaded for
+the first time is on disk before, and gone after, so what ends the process each time is known by what it leaves.
 """
 
 from __future__ import annotations
@@ -8,16 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from edge.kept import ATTEMPTS_AT_MOST
 from shared.durable import sync
+from shared.errors import ModelRefused
 from shared.manifest import digest_of
+from shared.refusals import Cause
 
 log = logging.getLogger(__name__)
 
 MODEL: Final = ".onnx"
 CHUNKS: Final = ".chunks"  # a folder: the chunks that have come, named by their number
+LOADING: Final = ".loading"  # how often it was begun to be loaded, and the process ended
 
 
 class ArtifactFolder:
@@ -56,6 +63,24 @@ class ArtifactFolder:
         self._saved.add(sha256)
         shutil.rmtree(self._path(sha256, CHUNKS), ignore_errors=True)
 
+    @contextmanager
+    def loading(self, sha256: str) -> Iterator[None]:
+        """Load an artifact inside that did not serve here yet, whatever that does to the process.
+
+        Raises ModelRefused once it has ended ATTEMPTS_AT_MOST of them. Without room for the note it is loaded as well.
+        """
+        note = self._path(sha256, LOADING)
+        ended = _count(note)
+        if ended >= ATTEMPTS_AT_MOST:
+            raise ModelRefused(Cause.FAILED_RUNNING, f"the edge ended {ended} times in a row while it loaded it")
+        try:
+            with suppress(OSError):
+                _write(note, str(ended + 1).encode())
+            yield
+        finally:
+            with suppress(OSError):
+                note.unlink(missing_ok=True)
+
     def keep_chunk(self, sha256: str, number: int, chunk: bytes) -> None:
         """Keep a chunk of an artifact on its way; one that is lost in a power cut comes again."""
         folder = self._path(sha256, CHUNKS)
@@ -78,8 +103,16 @@ class ArtifactFolder:
         for path in self._folder.glob("*"):
             if path.suffix == CHUNKS and path.stem not in sha256s:
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.suffix not in (MODEL, CHUNKS) or (path.suffix == MODEL and path.stem not in sha256s):
+            elif path.suffix != CHUNKS and (path.suffix not in (MODEL, LOADING) or path.stem not in sha256s):
                 path.unlink(missing_ok=True)
+
+
+def _count(note: Path) -> int:
+    """The number in a note; 0 where there is none, or none that can be read."""
+    try:
+        return int(note.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -97,7 +97,8 @@ def try_out_of(params: Params, artifacts: ArtifactFolder) -> TryOut:
 
     def prove(artifact: bytes, manifest: Manifest) -> Predictor:
         gate.prove(artifact, manifest, wanted, budget)
-        model = inference.load(artifact, manifest, wanted, seconds=seconds)
+        with artifacts.loading(manifest.sha256):
+            model = inference.load(artifact, manifest, wanted, seconds=seconds)
         with suppress(OSError):  # the swap asks for it again, and tells
             artifacts.save(manifest.sha256, artifact)
         return model

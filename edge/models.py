@@ -217,7 +217,7 @@ class Models:
         """Let an admitted model run, at once where it does already: `ran` is what did when this was desired."""
         self.underway.drop(role)
         if manifest.withdrawn:
-            self._withdraw(role, manifest, now)
+            self._withdraw(manifest, now)
             return []
         for serving in (self._running.get(role), *ran):
             if serving is not None and serving.manifest.is_same_model(manifest):
@@ -233,14 +233,12 @@ class Models:
             return
         self._running[role] = replace(serving, model=known)
         self.refused.lift(manifest)
-        if role == CHAMPION:
-            self._accepted = replace(self._accepted, highest=self._accepted.after(manifest).highest)
+        if role == CHAMPION:  # which may have stood in for one whose file was lost, and is now what is wanted
+            self._accepted = self._accepted.after(manifest)
 
-    def _withdraw(self, role: str, manifest: Manifest, now: datetime) -> None:
-        """Run it no more, and never again: whoever says so had to sign it."""
-        serving = self._running.get(role)
-        if serving is not None and serving.manifest.sha256 == manifest.sha256:
-            del self._running[role]
+    def _withdraw(self, manifest: Manifest, now: datetime) -> None:
+        """Run it no more in any role, and never again: whoever says so had to sign it."""
+        self._let_go(manifest.sha256)
         detail = f"version {manifest.version} was withdrawn by central"
         self.refused.fail(manifest, ModelRefused(Cause.WITHDRAWN, detail), _text(now))
 
@@ -318,7 +316,7 @@ class Models:
         return f"version {gone.manifest.version} failed running, {instead}: {refused}"
 
     def _let_go(self, sha256: str) -> None:
-        """An artifact that failed in one role neither runs nor comes to run in the other."""
+        """An artifact that failed or was withdrawn in one role neither runs nor comes to run in the other."""
         for role in ROLES:
             if role in self._running and self._running[role].manifest.sha256 == sha256:
                 del self._running[role]

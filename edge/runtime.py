@@ -76,7 +76,7 @@ class Runtime:
         self._unconfirmed = Unconfirmed(self._publish)
         self._status_due_s = 0.0
         self._stalled_due_s = 0.0
-        self._was_connected = False
+        self._connects = 0  # that were noticed: one may come and go within a turn that takes long
         self._state_said = ""
         self._state_logged = ("", False)
         self._is_untidy, self._tidy_due_s = True, 0.0
@@ -158,7 +158,7 @@ class Runtime:
         """Whether what the broker kept for us has come, so that a meter we hear nothing of is silent indeed."""
         now_s = time.monotonic()
         backlog = self._connection.waiting or taken >= self._edge.params.edge.batch // 2
-        if not self._connection.connected or not self._was_connected:
+        if not self._connection.connected or self._connection.connects != self._connects:
             self._behind_at_s = self._connected_at_s = now_s
         elif backlog and now_s - self._connected_at_s < BEHIND_AT_MOST_S:
             self._behind_at_s = now_s
@@ -320,10 +320,9 @@ class Runtime:
 
     def _periodic(self) -> None:
         now_s = time.monotonic()
-        reconnected = self._connection.connected and not self._was_connected
-        self._was_connected = self._connection.connected
+        reconnected = self._connection.connected and self._connection.connects != self._connects
         if reconnected:  # first hear who else is here, then speak
-            self._status_due_s = now_s + LOOK_S
+            self._connects, self._status_due_s = self._connection.connects, now_s + LOOK_S
         if self._connection.inbox_full:
             self._node.bounds.reached("inbox", "the inbox is full: the broker has to wait", to_us(wall_now()))
         self._say_status_when_due()

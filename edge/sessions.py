@@ -5,6 +5,7 @@ Light to import: the gate's child uses it as well as the edge.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from edge.watchdog import WATCHDOG
 from shared.errors import ModelRefused
 from shared.heap import return_freed_memory
 from shared.refusals import Cause
+
+log = logging.getLogger(__name__)
 
 _TYPES: Final = {"tensor(float)": FLOAT32}
 _OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "failed to allocate memory")
@@ -37,10 +40,20 @@ def open_compact(artifact: bytes) -> Session:
 
     A session keeps the parsed ONNX nodes it was made of for good, and of trees these are nearly everything
     (onnxruntime issue 32047). One that is made of onnxruntime's own format has none, so the model is written in that
-    first, into a file in memory. Where the system has no such file it is a plain session.
+    first, into a file in memory. Where the system has no such file, or it cannot be used, it is a plain session.
     """
     if not hasattr(os, "memfd_create"):
         return open_session(artifact)
+    try:
+        return _by_way_of_a_file(artifact)
+    except (OSError, ModelRefused) as error:
+        session = open_session(artifact)
+        log.warning("model takes more memory than it should", extra={"reason": one_line(error)})
+        return session
+
+
+def _by_way_of_a_file(artifact: bytes) -> Session:
+    """Raises OSError where the system gives no file, ModelRefused where onnxruntime cannot use it, or the artifact."""
     file = os.memfd_create("model")
     path = f"/proc/self/fd/{file}"
     try:

@@ -50,8 +50,8 @@ class Underway:
 
     @property
     def transfers(self) -> list[str]:
-        """Digests of the artifacts that chunks are awaited of."""
-        return sorted(self._transfers)
+        """Digests of the artifacts that this process, or one before it, is subscribed to."""
+        return sorted({*self._transfers, *self._stale})
 
     def resume(self, transfers: Iterable[str]) -> None:
         """Know what an earlier process was subscribed to, to end that unless it is awaited again."""
@@ -203,10 +203,13 @@ class Underway:
         return arrived, [*saved, *self._end_wait(manifest.sha256), *self.prove_next()]
 
     def on_failed(self, manifest: Manifest, refused: ModelRefused, at: str) -> list[Effect]:
-        """Await a model no more that did not pass, and do not try the same claim again."""
+        """Await a model no more that did not pass, and do not try the same claim again; what fails here, never."""
         self._proving = None
         self._leave(manifest)
-        self._refused.note(manifest, refused, at, in_vain=True)
+        if refused.cause is Cause.FAILED_RUNNING:
+            self._refused.fail(manifest, refused, at)
+        else:
+            self._refused.note(manifest, refused, at, in_vain=True)
         return [*self._end_wait(manifest.sha256), *self.prove_next()]
 
     def _leave(self, manifest: Manifest) -> dict[str, Manifest]:

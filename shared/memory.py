@@ -189,6 +189,7 @@ class MemoryConnection:
         self.lasting = lasting
         self.connects = 0
         self.dropped = 0
+        self.inbox_full = False
         self._filters = dict.fromkeys(filters)
         self._keep_bytes = keep_bytes
         self._receive_maximum = min(receive_maximum, broker.highest_mid)

@@ -124,6 +124,7 @@ class Connection:
         self._keep_bytes = keep_bytes
         self._keepalive_s = keepalive_s
         self._filters = {name: SubscribeOptions(qos=1) for name in filters}
+        self._gone: set[str] = set()  # filters taken away while cut off: the broker's session still has them
         self._inbox = Inbox(at_most=params.receive_maximum, at_most_bytes=inbox_bytes)
         self._connects = 0
         self._up = threading.Event()
@@ -232,6 +233,7 @@ class Connection:
     def subscribe(self, name: str) -> None:
         """Add a filter, now and on every connect; subscribing again has retained messages sent again."""
         self._filters[name] = SubscribeOptions(qos=1)
+        self._gone.discard(name)
         if self.connected:
             self._client.subscribe(name, options=self._filters[name])
 
@@ -240,6 +242,8 @@ class Connection:
         self._filters.pop(name, None)
         if self.connected:
             self._client.unsubscribe(name)
+        else:
+            self._gone.add(name)
 
     def _on_connect(
         self, client: Client, _userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
@@ -250,6 +254,9 @@ class Connection:
             log.warning("connect refused", extra={"reason": str(reason)})
             return
         self._connects += 1
+        gone, self._gone = self._gone, set()
+        if gone:
+            client.unsubscribe(list(gone))
         if self._filters:
             client.subscribe(list(self._filters.items()))
         self._up.set()

@@ -114,6 +114,19 @@ def test_what_was_not_acknowledged_comes_again_and_no_old_acknowledgement_is_sen
         assert taker.receive(1, 0.3) == []
 
 
+def test_a_filter_that_is_taken_away_while_cut_off_is_taken_from_the_brokers_session_too(broker: Broker) -> None:
+    with connected(params_of(broker), "giver") as giver, connected(params_of(broker), "taker", FILTER, "u/#") as taker:
+        let_acknowledgements_arrive(taker)
+        taker.stop()
+        wait_for(lambda: not taker.connected, "the connection to end")
+        taker.unsubscribe(FILTER)
+        taker.start(PATIENCE_S)
+        let_acknowledgements_arrive(taker)
+        for topic in ("t/1", "u/1"):
+            giver.publish(topic, b"")
+        assert [message.topic for message in take(taker, 1)] == ["u/1"]
+
+
 def test_messages_that_come_with_the_connack_can_be_acknowledged(broker: Broker) -> None:
     params = subscribed(broker)
     with connected(params, "giver") as giver:

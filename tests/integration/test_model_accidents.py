@@ -123,6 +123,16 @@ def test_a_champion_that_ends_the_process_each_time_it_is_loaded_is_stepped_back
     assert not site.missed_origins()
 
 
+def test_a_new_model_that_ended_the_process_each_time_it_was_loaded_is_given_up(site: Site) -> None:
+    manifest, chunks = good(2, seed=2)
+    note = site.edge.state / "models" / f"{manifest.sha256}.loading"
+    note.write_text(str(ATTEMPTS_AT_MOST))  # what the processes left
+    site.watcher.offer(manifest, chunks)
+    assert "ended 3 times" in site.refusal(2, "failed_running")["detail"]
+    assert site.serving() == 1
+    wait_for(lambda: not note.exists(), "the note to go", site.edge.log)
+
+
 def kill_while_loading(site: Site) -> None:
     """Start the edge, and kill it once it has noted another attempt, or has got beyond it."""
     before, begun = attempts(site), site.edge.times_said("edge runs")

@@ -249,6 +249,21 @@ def test_a_restart_goes_on_in_the_middle_of_a_rollout(shell: Shell) -> None:
     assert again.metrics.step_backs._value.get() == 1
 
 
+def test_a_first_model_that_was_withdrawn_is_taken_from_sites_that_a_kill_kept_from_being_told(shell: Shell) -> None:
+    shell.see("a")
+    first = shell.accept(1)
+    before = dict(shell.broker.retained)
+    orders.leave(shell.work, Order(verb="stop"), WALL)
+    shell.tick()
+    assert shell.champion("a").withdrawn
+    shell.broker.retained.clear()
+    shell.broker.retained.update(before)  # the kill came after the state was kept
+    again = shell.again()
+    again.delivery.refresh_when_due(wall=WALL, event_us=EVENT_US)
+    assert again.champion("a").withdrawn
+    assert not again.has(first)
+
+
 def test_orders_are_followed_in_their_order_and_what_cannot_be_followed_is_told(tmp_path: Path) -> None:
     shell = Shell(tmp_path, approval="manual")
     shell.give_key()
@@ -368,6 +383,16 @@ def test_an_artifact_that_cannot_be_read_is_published_as_soon_as_it_can(shell: S
     shell.tick()
     assert shell.has(made)
     assert shell.metrics.stalled.labels("artifacts")._value.get() == 0
+
+
+def test_an_artifact_that_is_damaged_on_disk_is_neither_published_nor_signed_under_another_name(shell: Shell) -> None:
+    shell.see("a")
+    made = shell.model(1)
+    replace_bytes(shell.work.artifact(made.sha256), b"damaged")
+    shell.delivery.accept(made, wall=WALL, event_us=EVENT_US)
+    assert not shell.has(made)
+    assert shell.champion("a").sha256 == made.sha256
+    assert shell.metrics.stalled.labels("artifacts")._value.get() == 1
 
 
 def fleet(shell: Shell, count: int) -> None:

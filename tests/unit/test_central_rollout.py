@@ -29,7 +29,7 @@ from central.rollout_state import Comparison, RolloutState
 from central.stages import BLOCKING, canaries
 from shared.messages import Desired
 from shared.params import RolloutParams
-from shared.refusals import Cause
+from shared.refusals import UNVOUCHED, Cause
 from tests.unit.rollout_desk import PARAMS, Desk, manifest, of_kind, refusal, report
 
 VERDICTS = sorted(set(Cause) - BLOCKING)
@@ -311,6 +311,13 @@ def test_a_refusal_of_an_old_version_says_nothing_of_this_one() -> None:
     desk.score(1.0)
     assert of_kind(SteppedBack, desk.wait(23)) == []
     assert of_kind(StageBegun, desk.wait(1)) != []
+
+
+@pytest.mark.parametrize("forged", sorted(UNVOUCHED))
+def test_a_claim_that_anyone_can_forge_does_not_hide_what_a_site_found_out(forged: Cause) -> None:
+    desk = under_way(canary=["s0"])
+    told = desk.report("s0", 1, refusal(2, Cause.GOLDEN_ROWS), refusal(2, forged, at="2013-03-04T01:00:00Z"))
+    assert [back.reason for back in of_kind(SteppedBack, told)] == ["1 of 1 sites refuse it: golden_rows (1)"]
 
 
 def test_what_was_stepped_back_from_is_not_rolled_out_again_and_the_next_version_is() -> None:

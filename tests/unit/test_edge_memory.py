@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +122,22 @@ def test_without_files_in_memory_it_is_a_plain_session(monkeypatch: pytest.Monke
     monkeypatch.delattr("os.memfd_create", raising=False)
     artifact, _golden = small_model()
     assert outputs(open_compact(artifact)) == outputs(open_session(artifact))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that takes nothing")
+def test_where_a_file_in_memory_is_denied_or_takes_nothing_it_is_a_plain_session(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact, _golden = small_model()
+
+    def denied(_name: str) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for made in (denied, lambda _name: os.open("/dev/full", os.O_RDWR)):
+        monkeypatch.setattr("os.memfd_create", made, raising=False)
+        assert outputs(open_compact(artifact)) == outputs(open_session(artifact))
+        assert caplog.messages == ["model takes more memory than it should"]
+        caplog.clear()
 
 
 def test_an_edge_without_a_country_imports_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:

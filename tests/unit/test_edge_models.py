@@ -361,6 +361,20 @@ def test_a_version_that_was_stepped_back_from_before_it_came_here_can_not_be_rep
     assert next_forecast(desk)["model"]["version"] == 3
 
 
+def test_a_version_whose_file_was_lost_can_not_be_replayed_once_it_was_stepped_back_from(desk: EdgeAtDesk) -> None:
+    bad = small_manifest(version=2, seed=2)
+    install(desk, *small_manifest(version=1))
+    install(desk, *bad)
+    (desk.folder / "models" / f"{bad[0].sha256}.onnx").unlink()
+    desk.restart()
+    want(desk, small_manifest(version=1, step_back_from=2)[0])
+    for _ in range(2):
+        install(desk, *bad)
+        assert last_report(desk)["refused"][-1]["reason"] == "version_not_newer"
+        assert next_forecast(desk)["model"]["version"] == 1
+        desk.restart()
+
+
 def test_what_was_told_of_a_running_models_manifest_is_lifted_when_it_is_signed_anew(desk: EdgeAtDesk) -> None:
     manifest, chunks = small_manifest()
     install(desk, manifest, chunks)
@@ -384,6 +398,20 @@ def test_a_champion_that_is_not_named_goes_on_and_one_that_is_withdrawn_never_co
         desk.restart()
     install(desk, *small_manifest(version=2, seed=2))
     assert next_forecast(desk)["model"]["version"] == 2
+
+
+def test_what_is_withdrawn_is_run_in_no_role_and_not_fallen_back_on(desk: EdgeAtDesk) -> None:
+    gone, bad = small_manifest(version=1), _failing(2)
+    install(desk, *gone)
+    want(desk, bad[0], challenger=gone[0])
+    deliver(desk, *bad)
+    want(desk, small_manifest(version=1, step_back_from=2, withdrawn=True)[0], challenger=gone[0])
+    assert [last_report(desk)[role] and last_report(desk)[role]["version"] for role in ("champion", "challenger")] == [
+        2,
+        None,
+    ]
+    assert next_forecast(desk)["model"]["version"] == 2
+    assert _leap(desk)["rung"] == "profile_mean"
 
 
 def test_a_manifest_signed_anew_is_taken_over_without_another_proof_or_swap(desk: EdgeAtDesk) -> None:

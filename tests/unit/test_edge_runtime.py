@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -31,6 +32,8 @@ from shared import params_file
 from shared.clock import DAY_US, to_datetime
 from shared.errors import StateError
 from shared.manifest import digest_of
+from shared.memory import MemoryBroker, MemoryConnection
+from shared.mqtt import Connection
 from shared.packets import Incoming
 from shared.topics import SiteTopics, artifact_chunk
 from tests.unit.edge_harness import START_US
@@ -78,6 +81,23 @@ def test_an_artifact_that_found_no_room_is_saved_later_unless_nobody_wants_it_an
     shell._periodic()
     assert edge.artifacts.read(digest_of(wanted)) == wanted
     assert edge.artifacts.read(digest_of(unwanted)) is None
+    edge.store.close()
+
+
+def test_what_runs_is_told_again_also_where_the_broker_went_and_came_within_one_turn(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    connection = MemoryConnection(broker, client_id="desk")
+    edge = build(params_file.load(overrides=[f"edge.state_dir={tmp_path}", "site=desk"]))
+    shell = Runtime(replace(edge, connection=cast("Connection", connection)))
+    connection.start()
+    shell._periodic()
+    assert broker.retained.pop(TOPICS.reported)
+    shell._periodic()
+    assert TOPICS.reported not in broker.retained, "once a connection"
+    connection.cut()
+    connection.start()
+    shell._periodic()
+    assert TOPICS.reported in broker.retained
     edge.store.close()
 
 

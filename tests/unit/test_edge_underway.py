@@ -12,6 +12,7 @@ from edge.effects import (
     ChunkArrived,
     DesiredArrived,
     KeepArtifacts,
+    ModelFailed,
     Prove,
     Publish,
     Subscribe,
@@ -19,6 +20,7 @@ from edge.effects import (
     Unsubscribe,
 )
 from shared.clock import DAY_US
+from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Golden, Manifest, digest_of, pack
 from shared.messages import MAX_REASON, Desired
 from shared.refusals import Cause
@@ -279,7 +281,8 @@ def test_a_transfer_that_is_wanted_no_more_leaves_nothing(desk: EdgeAtDesk) -> N
 def test_what_an_earlier_process_was_subscribed_to_is_unsubscribed(desk: EdgeAtDesk) -> None:
     manifest, _ = big(version=2)
     want(desk, manifest)
-    desk.restart()
+    for _ in range(2):
+        desk.restart()
     effects = want(desk, small_manifest(version=3)[0])
     assert Unsubscribe(f"metercast/artifacts/{manifest.sha256}/+") in effects
 
@@ -365,6 +368,22 @@ def test_a_model_that_was_refused_is_not_tried_again_for_the_same_claim(desk: Ed
     assert desk.node.models.refused.counts == {"golden_rows": 1}
     desk.restart()
     assert [effect for effect in want(desk, manifest) if isinstance(effect, Subscribe)]
+
+
+def test_a_model_that_ended_the_process_each_time_it_was_loaded_is_never_tried_again(desk: EdgeAtDesk) -> None:
+    manifest, chunks = small_manifest()
+    desk.proves = False
+    install(desk, manifest, chunks)
+    desk.prove()  # unpacked
+    assert [type(question) for question in desk.asked] == [Prove]
+    ended = ModelRefused(Cause.FAILED_RUNNING, "the edge ended 3 times in a row while it loaded it")
+    desk.tell(ModelFailed(manifest, ended))
+    for _ in range(2):
+        assert [refusal["reason"] for refusal in last_report(desk)["refused"]] == ["failed_running"]
+        desk.restart()
+        desk.asked.clear()
+        install(desk, manifest, chunks)
+        assert not desk.asked
 
 
 def test_desired_messages_that_come_to_nothing_take_no_memory(desk: EdgeAtDesk) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.artifacts import ArtifactFolder
+from edge.kept import ATTEMPTS_AT_MOST
 from edge.transfer import FEW, Offered, Transfer, fitting
 from shared.errors import ModelRefused
 from shared.manifest import CHUNK_BYTES, Manifest, Packed, digest_of, pack, unpack
@@ -86,6 +87,38 @@ def test_an_artifact_is_saved_whole_again_where_its_file_was_damaged(tmp_path: P
     later = ArtifactFolder(tmp_path / "models")
     later.save(sha256, ARTIFACT)
     assert later.read(sha256) == ARTIFACT
+
+
+def test_an_artifact_that_ended_three_processes_in_a_row_while_it_was_loaded_is_loaded_no_more(tmp_path: Path) -> None:
+    ended = []
+    for _ in range(ATTEMPTS_AT_MOST):
+        ended.append(ArtifactFolder(tmp_path).loading(PACKED.sha256))
+        ended[-1].__enter__()  # and no more: the process is gone
+    folder = ArtifactFolder(tmp_path)
+    with pytest.raises(ModelRefused, match="ended 3 times in a row while it loaded it"), folder.loading(PACKED.sha256):
+        pass
+    folder.keep_only(frozenset({PACKED.sha256}))
+    assert len(list(tmp_path.iterdir())) == 1
+    folder.keep_only(frozenset())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_end_while_an_artifact_is_loaded_count_in_a_row_only(tmp_path: Path) -> None:
+    folder, ended = ArtifactFolder(tmp_path), []
+    for _ in range(2):
+        for _ in range(ATTEMPTS_AT_MOST - 1):
+            ended.append(folder.loading(PACKED.sha256))
+            ended[-1].__enter__()
+        with folder.loading(PACKED.sha256):
+            assert list(tmp_path.iterdir())
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_without_room_for_a_note_an_artifact_is_loaded_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")  # no folder can be made here
+    with ArtifactFolder(tmp_path / "models").loading(PACKED.sha256):
+        loaded = True
+    assert loaded
 
 
 @pytest.mark.parametrize("claims", [{"size": 100}, {"size": len(ARTIFACT) + 1}, {"sha256": digest_of(b"other")}])
