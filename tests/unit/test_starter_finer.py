@@ -66,6 +66,15 @@ def test_steps_lean_towards_what_the_meter_does_within_its_hours() -> None:
     np.testing.assert_allclose(dipped - plain, np.tile([-0.75, -0.25, 0.25, 0.75], (48, 1)), atol=1e-3)
 
 
+def test_zeros_from_before_a_meter_came_into_use_say_nothing_of_its_hours() -> None:
+    new = _windows(4, days=10, dip=True)
+    said, of_zeros_too = (
+        steps_of(np.full((1, 48, 3), 3.0), windows, ORIGINS_US, calendar=CALENDAR, per_hour=4)
+        for windows in (new, np.nan_to_num(new))
+    )
+    np.testing.assert_array_equal(of_zeros_too, said)
+
+
 def test_a_horizon_may_end_within_an_hour() -> None:
     fine, windows = starter.load(step_s=900), _windows(4)
     whole, cut = (
