@@ -38,12 +38,12 @@ def _plan(per_hour: int, horizon_steps: int) -> Plan:
 def test_a_finer_site_is_served_by_the_starter_at_every_origin(per_hour: int, late_steps: int) -> None:
     lineup = Lineup(starter=starter.load(step_s=3600 // per_hour))
     origin_us = ORIGIN_US + late_steps * HOUR_US // per_hour
-    made = forecast(_windows(per_hour, days=6), origin_us, _plan(per_hour, 48 * per_hour), lineup)
+    made = forecast(_windows(per_hour, days=8), origin_us, _plan(per_hour, 48 * per_hour), lineup)
     assert RUNGS[made.rung[0]] == "starter"
     assert made.load_kw.shape == (1, 48 * per_hour, 3)
     assert np.isfinite(made.load_kw).all()
     assert (np.diff(made.load_kw, axis=2) >= 0).all()
-    short = forecast(_windows(per_hour, days=4), origin_us, _plan(per_hour, 48 * per_hour), lineup)
+    short = forecast(_windows(per_hour, days=6), origin_us, _plan(per_hour, 48 * per_hour), lineup)
     assert RUNGS[short.rung[0]] == "profile_mean"
 
 
