@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from central.covariates import Covariates, issues_from_file
 from central.dataset import Panel
 from central.file_panel import panel_from_file
@@ -94,7 +96,16 @@ def panel_of(options: BacktestOptions, say: Say) -> Panel:
     """Read the panel asked for, with its covariates. Raises DataFileError."""
     say(f"reading {options.readings.name}")
     panel = panel_from_file(options.readings, step_s=options.step_s, aggregate=options.aggregate)
+    if sparser := _never_in_a_row(panel):
+        say(f"{sparser} meters never have two intervals in a row: their readings are farther apart than --step")
     return panel if options.covariates is None else _with_covariates(panel, options.covariates, say)
+
+
+def _never_in_a_row(panel: Panel) -> int:
+    """Return how many meters know several intervals, but none that follow each other."""
+    known = np.isfinite(panel.load_kw)
+    lonely = (known.sum(axis=1) > 1) & ~(known[:, 1:] & known[:, :-1]).any(axis=1)
+    return int(lonely.sum())
 
 
 def _with_covariates(panel: Panel, path: Path, say: Say) -> Panel:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
+from numpy.typing import NDArray
 
 from central.bootstrap import open_record, open_registry, work_folder
 from central.dataset import Panel
@@ -21,7 +24,8 @@ from central.panels import meter_panel
 from central.record import Record
 from central.training import TrainedModel, model_from_texts
 from shared.calendars import site_calendar
-from shared.clock import DAY_US, iso, parse_instant_us
+from shared.clock import DAY_US, format_duration, iso, parse_instant_us, to_us, wall_now
+from shared.dormancy import known_in_use
 from shared.errors import ExitCode, MetercastError
 from shared.features import SCHEMA_HASH, WINDOW_DAYS, load_floor
 from shared.manifest import Manifest
@@ -36,13 +40,15 @@ def main(params: Params, args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def tell(params: Params, site: str, meter: str, origin: str | None) -> Told:
-    """Explain the champion's forecast of a meter at an origin (None: its latest). Raises MetercastError."""
+def tell(params: Params, site: str, meter: str, origin: str | None, now_us: int | None = None) -> Told:
+    """Explain the champion's forecast of a meter at an origin (None: its latest by now). Raises MetercastError."""
     champion = _champion(params)
     record = open_record(params)
     _check_known(record, site, meter)
     origin_us = _asked_us(origin, params.step_s)
-    panel, origin_us = _panel_at(params, record, site, meter, origin_us)
+    panel, origin_us = _panel_at(
+        params, record, site, meter, origin_us, to_us(wall_now()) if now_us is None else now_us
+    )
     model = _model(params, champion)
     own = np.zeros(1, dtype=np.int64)
     window = panel.windows(own, np.array([origin_us], dtype=np.int64))[0]
@@ -62,7 +68,18 @@ def tell(params: Params, site: str, meter: str, origin: str | None) -> Told:
         knots=scored_leads(champion.step_s, champion.horizon_steps),
         floor_kw=load_floor(window[None]),
     )
+    if not became.issued:
+        became = replace(became, note=became.note + _too_short(params, window))
     return Told(site, meter, origin_us, champion, window, explanation, became)
+
+
+def _too_short(params: Params, window: NDArray[np.float32]) -> str:
+    """Say so where a window [W] is too short a history for an edge to let a model serve."""
+    history = timedelta(seconds=int(known_in_use(window[None], 86_400 // params.step_s).sum()) * params.step_s)
+    if history >= params.forecast.min_history:
+        return ""
+    least = f"forecast.min_history of {format_duration(params.forecast.min_history)}"
+    return f"; with {format_duration(history)} of history, under {least}, another rung serves it"
 
 
 def _champion(params: Params) -> Manifest:
@@ -122,13 +139,16 @@ def _asked_us(origin: str | None, step_s: int) -> int | None:
     return asked_us
 
 
-def _panel_at(params: Params, record: Record, site: str, meter: str, origin_us: int | None) -> tuple[Panel, int]:
-    """Return the meter's panel around an origin, and the origin; the latest when none is asked for."""
+def _panel_at(
+    params: Params, record: Record, site: str, meter: str, origin_us: int | None, now_us: int
+) -> tuple[Panel, int]:
+    """Return the meter's panel around an origin, and the origin; where none is asked for, the latest there can be."""
     spans = {row["meter_id"]: row for row in record.spans().to_pylist() if row["site"] == site}
     first_us, last_us = (parse_instant_us(spans[meter][end].isoformat()) for end in ("first", "last"))
     step_us = params.step_s * 1_000_000
     latest_us = (last_us // step_us + 1) * step_us
-    chosen_us = latest_us if origin_us is None else origin_us
+    ended_us = (max(now_us, last_us) if params.clock == "wall" else last_us) // step_us * step_us
+    chosen_us = min(latest_us, ended_us) if origin_us is None else origin_us
     if not first_us < chosen_us <= latest_us:
         raise MetercastError(
             f"--origin {iso(chosen_us)}: outside the record of {site}/{meter}, {iso(first_us)} to {iso(latest_us)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -103,15 +104,20 @@ def _read(path: Path) -> pd.DataFrame:
     missing = {"meter_id", "ts", "value"} - set(rows.columns)
     if missing:
         raise DataFileError(f"{path}: has no column {', '.join(sorted(missing))}")
-    try:
-        rows["ts"] = _instants(rows["ts"])
-        rows["value"] = pd.to_numeric(rows["value"])
-        if "received_at" in rows:
-            rows["received_at"] = _instants(rows["received_at"])
-    except (ValueError, TypeError, OverflowError) as e:
-        raise DataFileError(f"{path}: {str(e).splitlines()[0]}") from e
+    rows["ts"] = _column(path, rows, "ts", _instants)
+    rows["value"] = _column(path, rows, "value", pd.to_numeric)
+    if "received_at" in rows:
+        rows["received_at"] = _column(path, rows, "received_at", _instants)
     kept = ["meter_id", "ts", "value", *(["received_at"] if "received_at" in rows else [])]
     return rows[kept].dropna(subset=["meter_id", "ts", "value"])
+
+
+def _column(path: Path, rows: pd.DataFrame, name: str, read: Callable[[pd.Series], pd.Series]) -> pd.Series:
+    """Return a column as `read` makes it. Raises DataFileError where it cannot."""
+    try:
+        return read(rows[name])
+    except (ValueError, TypeError, OverflowError) as e:
+        raise DataFileError(f"{path}: column {name}: {str(e).splitlines()[0].split('. You might')[0]}") from e
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -4,7 +4,8 @@ A window becomes the means of its hours, counted back from the origin; the calen
 in. What the starter says of an hour is said of each of its steps, moved by half of how the mean of the meter's days at
 that clock time differs from that of its hour: with few days, the other half is chance. docs/starter.md has the figures.
 
-Invariants: an hour with under half its steps is missing; quantiles stay in order and above the floor.
+Invariants: an hour with under half its steps is missing; quantiles stay in order and above the floor; what lies before
+a meter came into use says nothing of its hours' shape (shared/dormancy.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from shared.baselines import profile_mean
 from shared.calendars import Calendar
 from shared.clock import HOUR_US
+from shared.dormancy import known_in_use
 from shared.features import load_floor
 from shared.grid import MIN_COMPLETENESS
 
@@ -47,7 +49,8 @@ def steps_of(
 ) -> Floats:
     """Return kW [N, H · per_hour, Q] of forecasts [N, H, Q] of the hours after origins [N], by windows [N, W]."""
     leads = np.arange(1, hours_kw.shape[1] * per_hour + 1, dtype=np.int64)
-    profile, _ = profile_mean(windows, origins_us, leads, calendar=calendar, step_s=3600 // per_hour)
+    history = np.where(known_in_use(windows, 24 * per_hour), windows, np.nan)
+    profile, _ = profile_mean(history, origins_us, leads, calendar=calendar, step_s=3600 // per_hour)
     by_hour = profile.reshape(len(windows), -1, per_hour)
     own = np.nan_to_num(by_hour - by_hour.mean(axis=2, keepdims=True)).reshape(profile.shape)
     moved = np.repeat(hours_kw, per_hour, axis=1) + _OWN_SHAPE * own[:, :, None]

@@ -233,6 +233,20 @@ def test_the_latest_origin_is_explained_to_a_person(serving: Params, capsys: pyt
     assert "│" in text
 
 
+def test_the_latest_origin_is_none_whose_last_interval_is_still_open(serving: Params) -> None:
+    end_us = START_US + DAYS * 24 * HOUR_US
+    assert tell(serving, "s", "m0", None, now_us=end_us).origin_us == end_us
+    assert tell(serving, "s", "m0", None, now_us=end_us - 1).origin_us == end_us - HOUR_US
+    replayed = serving.model_copy(update={"clock": "event"})
+    assert tell(replayed, "s", "m0", None, now_us=2 * end_us).origin_us == end_us - HOUR_US
+
+
+def test_a_meter_whose_history_is_too_short_for_a_model_is_told_so(serving: Params) -> None:
+    short = "; with 48h of history, under forecast.min_history of 3d, another rung serves it"
+    assert tell(serving, "s", "m0", iso(START_US + 48 * HOUR_US)).served.note.endswith(short)
+    assert "min_history" not in tell(serving, "s", "m0", iso(START_US + 72 * HOUR_US)).served.note
+
+
 @pytest.mark.parametrize(
     ("site", "meter", "origin", "sentence"),
     [

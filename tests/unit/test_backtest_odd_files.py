@@ -174,6 +174,24 @@ def test_a_wrong_instant_that_would_fill_the_memory_is_refused_in_a_sentence(tmp
         panel_from_file(tmp_path / "readings.parquet", step_s=900)
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "why"),
+    [("value", "abc", "column value: Unable to parse"), ("ts", "yesterday", "column ts: .* is not ISO8601 format$")],
+)
+def test_a_column_that_cannot_be_read_is_named(tmp_path: Path, column: str, text: str, why: str) -> None:
+    _meter("a", 3).assign(**{column: text}).to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(DataFileError, match=f"odd.csv: {why}"):
+        panel_from_file(tmp_path / "odd.csv")
+
+
+@pytest.mark.parametrize(("step_s", "told"), [(1800, True), (3600, False)])
+def test_a_step_shorter_than_the_readings_are_apart_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], step_s: int, told: bool
+) -> None:
+    _backtest(tmp_path, _meter("a", 24 * 8), origins=1, step_s=step_s)
+    assert ("1 meters never have two intervals in a row" in capsys.readouterr().err) is told
+
+
 def test_where_forecasts_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="is a folder"):
         backtest(BacktestOptions(tmp_path / "absent.parquet", out=tmp_path))

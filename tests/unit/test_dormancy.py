@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shared import dormancy
 from shared.dormancy import known_in_use
 
 DAYS = 30
@@ -19,10 +20,17 @@ def _window(*daily_kw: float) -> NDArray[np.float32]:
     return (peaks[:, None] * SUN).reshape(1, -1).astype(np.float32)
 
 
+def _dormant_hours(window: NDArray[np.float32]) -> int:
+    used = known_in_use(window, 24)[0]
+    assert (used == np.logical_or.accumulate(used)).all()
+    return int((~used).sum())
+
+
 def _dormant_days(window: NDArray[np.float32]) -> int:
-    used = known_in_use(window, 24)[0].reshape(DAYS, 24)
-    assert (used.all(axis=1) | ~used.any(axis=1)).all()
-    return int((~used.all(axis=1)).sum())
+    """Days up to the first morning; the sun is up from seven."""
+    hours = _dormant_hours(window)
+    assert hours % 24 == (7 if hours else 0)
+    return hours // 24
 
 
 def test_what_a_plant_showed_before_it_was_connected_is_not_its_use() -> None:
@@ -43,7 +51,10 @@ def test_too_little_of_either_is_kept_whole(in_it: int, why: str) -> None:
 
 
 def test_two_days_of_use_after_a_week_of_nothing_are_enough() -> None:
-    assert _dormant_days(_window(5.0, 4.0)) == 28
+    assert _dormant_days(_window(5.0, 4.0, 4.0)) == 27
+    by_seven = np.concatenate([np.zeros((1, 17), np.float32), _window(5.0, 4.0, 4.0)[:, :-17]], axis=1)
+    assert _dormant_hours(by_seven) == 17 + 27 * 24 + 7  # two days to the hour
+    assert _dormant_hours(np.concatenate([np.zeros((1, 1), np.float32), by_seven[:, :-1]], axis=1)) == 0
     assert _dormant_days(_window(*[5.0] * 23)) == 7
 
 
@@ -70,6 +81,32 @@ def test_shorter_steps_tell_the_same_days() -> None:
     hourly = _window(*[5.0] * 8)
     fine = known_in_use(np.repeat(hourly, 4, axis=1), 96)
     assert np.array_equal(fine, np.repeat(known_in_use(hourly, 24), 4, axis=1))
+
+
+@pytest.mark.parametrize("hours_since", range(25, 72))
+def test_a_test_of_a_whole_day_is_no_use_whenever_it_was(hours_since: int) -> None:
+    window = np.zeros((1, 720), np.float32)
+    window[0, 720 - hours_since :][:24] = 3.0
+    assert known_in_use(window, 24).all()
+
+
+@pytest.mark.parametrize("days", [(5.0, 5.0, 0.0), (5.0, 0.0, 0.0, 0.0), (0.3, 5.0, 0.3)])
+def test_the_verdict_is_the_same_at_every_hour_of_the_day(days: tuple[float, ...]) -> None:
+    # with days that end at the window's end, the first is awake on 2 days of 3 at midnight, on all of them at noon
+    load = np.concatenate([_window(*days * 4)[0]] + [_window(*days)[0, -24 * len(days) :]] * 2)
+    windows = np.lib.stride_tricks.sliding_window_view(load, 24 * DAYS)
+    verdicts = {bool(known_in_use(window[None], 24).all()) for window in windows}
+    assert len(verdicts) == 1
+
+
+def test_the_closer_look_is_given_to_every_window_that_needs_it() -> None:
+    rng = np.random.default_rng(5)
+    peaks = np.where(np.arange(36) < rng.integers(6, 36, (200, 1)), rng.choice([0.0, 0.2], (200, 36)), 5.0)
+    loads = ((peaks * rng.random(peaks.shape))[:, :, None] * SUN).reshape(200, -1)
+    for first in range(0, 145, 29):
+        windows = loads[:, first : first + 24 * DAYS]
+        size, known = np.abs(windows), np.isfinite(windows)
+        assert np.array_equal(known_in_use(windows, 24), dormancy._since_use(size, known, 24))
 
 
 @settings(max_examples=60, deadline=None)

@@ -62,6 +62,7 @@ OTHERWISE: dict[str, Any] = {
     "quantiles": [0.1, 0.5, 0.95],
     "golden": Golden(inputs=[[1.5, 0.0]], outputs=[[0.1, 0.2, 0.3]]),
     "sites": ["elsewhere"],
+    "role": "challenger",
     "predecessor": 2,
     "step_back_from": 9,
     "withdrawn": True,

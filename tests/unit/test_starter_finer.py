@@ -38,12 +38,12 @@ def _plan(per_hour: int, horizon_steps: int) -> Plan:
 def test_a_finer_site_is_served_by_the_starter_at_every_origin(per_hour: int, late_steps: int) -> None:
     lineup = Lineup(starter=starter.load(step_s=3600 // per_hour))
     origin_us = ORIGIN_US + late_steps * HOUR_US // per_hour
-    made = forecast(_windows(per_hour, days=6), origin_us, _plan(per_hour, 48 * per_hour), lineup)
+    made = forecast(_windows(per_hour, days=8), origin_us, _plan(per_hour, 48 * per_hour), lineup)
     assert RUNGS[made.rung[0]] == "starter"
     assert made.load_kw.shape == (1, 48 * per_hour, 3)
     assert np.isfinite(made.load_kw).all()
     assert (np.diff(made.load_kw, axis=2) >= 0).all()
-    short = forecast(_windows(per_hour, days=4), origin_us, _plan(per_hour, 48 * per_hour), lineup)
+    short = forecast(_windows(per_hour, days=6), origin_us, _plan(per_hour, 48 * per_hour), lineup)
     assert RUNGS[short.rung[0]] == "profile_mean"
 
 
@@ -64,6 +64,15 @@ def test_steps_lean_towards_what_the_meter_does_within_its_hours() -> None:
         for dip in (False, True)
     )
     np.testing.assert_allclose(dipped - plain, np.tile([-0.75, -0.25, 0.25, 0.75], (48, 1)), atol=1e-3)
+
+
+def test_zeros_from_before_a_meter_came_into_use_say_nothing_of_its_hours() -> None:
+    new = _windows(4, days=10, dip=True)
+    said, of_zeros_too = (
+        steps_of(np.full((1, 48, 3), 3.0), windows, ORIGINS_US, calendar=CALENDAR, per_hour=4)
+        for windows in (new, np.nan_to_num(new))
+    )
+    np.testing.assert_array_equal(of_zeros_too, said)
 
 
 def test_a_horizon_may_end_within_an_hour() -> None:
