@@ -1,7 +1,8 @@
-"""Fixtures for all tests: a real Mosquitto; and how Hypothesis goes about it."""
+"""Fixtures for all tests: a real Mosquitto, and logging as it was; and how Hypothesis goes about it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from tests.mosquitto import Broker, running
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("suite", settings.get_profile("search"), derandomize=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_at_the_start() -> None:
+    """What a command or a library did to logging, in this process and another test, is undone."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

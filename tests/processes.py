@@ -261,7 +261,8 @@ def told_here(main: Callable[[list[str]], int], words: list[str]) -> subprocess.
         with redirect_stdout(out), redirect_stderr(err):
             code = main(words)
     finally:
-        root.handlers[:], root.level = handlers, level
+        root.handlers[:] = handlers
+        root.setLevel(level)
         if tracking is not None:
             os.environ["MLFLOW_TRACKING_URI"] = tracking
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
